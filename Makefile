@@ -1,0 +1,61 @@
+# Coalmine: `make help` lists what this file does. Everything needs only Python 3.11 or 3.12.
+SHELL := bash
+.SHELLFLAGS := -euo pipefail -c
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+UV := .tools/bin/uv
+MEMBERS := services transformers monitors loadtests
+LOCKS := dev services monitors
+COMPILE := $(UV) pip compile --quiet --universal --python-version 3.11 --generate-hashes \
+	--no-emit-index-url --no-annotate --custom-compile-command "make lock"
+
+.PHONY: help setup lock check format test unit demo bench clean
+.DEFAULT_GOAL := help
+
+help: ## Show this help
+	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /\1\t/' | expand -t 12
+
+setup: $(VENV)/.done ## Make .venv from the lock, with the members installed editable
+
+$(UV):
+	$(PYTHON) -m venv .tools
+	.tools/bin/python -m pip install --quiet --disable-pip-version-check uv
+
+$(VENV)/.done: requirements/dev.txt $(MEMBERS:%=%/pyproject.toml) | $(UV)
+	$(UV) venv --quiet --allow-existing --python $(PYTHON) $(VENV)
+	VIRTUAL_ENV=$(VENV) $(UV) pip sync --quiet --require-hashes requirements/dev.txt
+	VIRTUAL_ENV=$(VENV) $(UV) pip install --quiet --no-deps --no-build-isolation $(MEMBERS:%=-e %)
+	touch $@
+
+lock: | $(UV) ## Resolve the dependencies again and rewrite requirements/*.txt
+	$(COMPILE) --group dev --no-emit-package coalmine --no-emit-package coalmine-transformers \
+		--no-emit-package coalmine-monitors --no-emit-package coalmine-loadtests \
+		pyproject.toml -o requirements/dev.txt
+	$(COMPILE) services/pyproject.toml --extra serving -c requirements/dev.txt -o requirements/services.txt
+	$(COMPILE) monitors/pyproject.toml --no-emit-package coalmine -c requirements/dev.txt -o requirements/monitors.txt
+
+check: setup ## Lint, format check, types and import contracts
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+format: setup ## Format the code and fix what ruff can fix
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+test: setup ## Run every test, end-to-end ones included
+	$(BIN)/pytest
+
+unit: setup ## Run the quick tests only
+	$(BIN)/pytest -m "not slow"
+
+demo: setup ## Run the whole loop once, unattended, and write a report to coalmine-report/
+	$(BIN)/coalmine demo --report coalmine-report
+
+bench: setup ## Measure, and print ratios
+	$(BIN)/coalmine bench
+
+clean: ## Remove the environments, caches and local state
+	rm -rf $(VENV) .tools .coalmine .mypy_cache .ruff_cache .pytest_cache coalmine-report

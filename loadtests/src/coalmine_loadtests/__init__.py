@@ -1,0 +1,1 @@
+"""Load against a Coalmine gateway: locust users and shapes, and the benchmark harness."""

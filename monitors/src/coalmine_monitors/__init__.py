@@ -1,0 +1,1 @@
+"""Monitors that consume inference records: drift, performance, data quality."""

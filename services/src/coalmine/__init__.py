@@ -1,0 +1,1 @@
+"""Model serving and monitoring for KServe that closes its own loop."""

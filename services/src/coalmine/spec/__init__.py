@@ -1,0 +1,44 @@
+"""The model service file, `coalmine.yaml`: what to serve and how to watch it.
+
+`load_service` reads and validates a file, `service_schema` gives the JSON schema for editors.
+Every setting has a default that suits a first run, except the name and the model's URI.
+"""
+
+from coalmine.spec._load import Problem, ServiceFileError, load_service, service_schema
+from coalmine.spec._models import (
+    DriftSpec,
+    FeatureSpec,
+    GuardsSpec,
+    LimitsSpec,
+    ModelSpec,
+    MonitorsSpec,
+    PerformanceSpec,
+    QualitySpec,
+    RetrainingSpec,
+    RolloutSpec,
+    RoutingSpec,
+    ServiceSpec,
+    ShadowSpec,
+    StepSpec,
+)
+
+__all__ = [
+    "DriftSpec",
+    "FeatureSpec",
+    "GuardsSpec",
+    "LimitsSpec",
+    "ModelSpec",
+    "MonitorsSpec",
+    "PerformanceSpec",
+    "Problem",
+    "QualitySpec",
+    "RetrainingSpec",
+    "RolloutSpec",
+    "RoutingSpec",
+    "ServiceFileError",
+    "ServiceSpec",
+    "ShadowSpec",
+    "StepSpec",
+    "load_service",
+    "service_schema",
+]

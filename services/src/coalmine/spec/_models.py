@@ -1,0 +1,226 @@
+"""The keys of the service file, their types, defaults and reasons."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from coalmine.spec._units import DottedPath, Duration, HeaderName, Name, Size
+
+
+class _Spec(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class ModelSpec(_Spec):
+    """What to serve."""
+
+    uri: Annotated[str, Field(pattern=r"^(models:/|file:|s3://|gs://|hf://).+")]
+    """`models:/name@alias`, `models:/name/3`, `file:`, `s3://`, `gs://` or `hf://`."""
+
+    threads: Annotated[int, Field(ge=1)] = 1
+    """ONNX Runtime threads of one server; one suits small models, and leaves cores to others."""
+
+
+class FeatureSpec(_Spec):
+    """What is expected of one feature; a feature not listed is monitored with the defaults."""
+
+    name: str
+    unit: str | None = None
+    range: tuple[float, float] | None = None
+    """Values outside are data faults (None: no limit)."""
+
+    max_missing: Annotated[float, Field(ge=0, le=1)] = 0.01
+    """Share of missing values above which the feature is faulty."""
+
+    role: Literal["feature", "sensor_check"] = "feature"
+    """`sensor_check`: a difference of redundant sensors. It moves with neither season nor fleet, so
+    a shift of it is a data fault, never drift."""
+
+    sensor: str | None = None
+    """The sensor to look at when this feature is faulty, named in the alert."""
+
+    tolerance: Annotated[float, Field(gt=0)] | None = None
+    """sensor_check only: shift of the window's median from the reference's that is a fault, in the
+    feature's unit."""
+
+    @model_validator(mode="after")
+    def _check(self) -> FeatureSpec:
+        if self.range is not None and not self.range[0] < self.range[1]:
+            raise ValueError(f"range: {list(self.range)} is empty; the lower limit comes first")
+        if (self.role == "sensor_check") != (self.tolerance is not None):
+            raise ValueError("`tolerance` belongs to `role: sensor_check`, which needs it")
+        return self
+
+
+class RoutingSpec(_Spec):
+    """How the gateway splits and retries requests."""
+
+    sticky_header: HeaderName | None = "x-user-id"
+    """Requests with the same value stay on one arm while weights rise; null: each request alone."""
+
+    timeout: Duration = 30.0
+    """Whole-request limit at the gateway, retries included."""
+
+    retries: Annotated[int, Field(ge=0, le=100)] = 30
+    """Tries after a refused or broken connection to an arm, with back-off: bridges its restart."""
+
+
+class ShadowSpec(_Spec):
+    """The shadow stage: the candidate sees a mirror of the traffic, its answers are discarded."""
+
+    fraction: Annotated[float, Field(gt=0, le=1)] = 1.0
+    min_time: Duration = 60.0
+    """At least this long, and until the paired labels show non-inferiority or regression."""
+
+
+class StepSpec(_Spec):
+    """One step of the canary."""
+
+    weight: Annotated[int, Field(ge=1, le=100)]
+    """Percent of requests to the canary."""
+
+    min_time: Duration = 60.0
+
+
+class GuardsSpec(_Spec):
+    """Margins within which a candidate counts as non-inferior to stable."""
+
+    error_rate: Annotated[float, Field(gt=0, lt=1)] = 0.01
+    """Extra share of failed requests."""
+
+    slow_rate: Annotated[float, Field(gt=0, lt=1)] = 0.15
+    """Extra share of requests slower than stable's p95."""
+
+    accuracy: Annotated[float, Field(gt=0, lt=1)] = 0.02
+    """Lost share of right answers."""
+
+
+class RolloutSpec(_Spec):
+    """When a candidate is promoted, held or rolled back."""
+
+    shadow: ShadowSpec | None = ShadowSpec()
+    steps: Annotated[tuple[StepSpec, ...], Field(min_length=1)] = (
+        StepSpec(weight=10),
+        StepSpec(weight=50),
+    )
+    guards: GuardsSpec = GuardsSpec()
+    significance: Annotated[float, Field(gt=0, lt=0.5)] = 0.05
+    """False-alarm budget of a whole rollout, split over guards and directions."""
+
+    max_duration: Duration = 3600.0
+    on_insufficient: Literal["hold", "revert"] = "hold"
+    """What happens at `max_duration` without enough evidence."""
+
+    cooldown: Duration = 86400.0
+    """How long a rejected model digest is not offered again."""
+
+    @model_validator(mode="after")
+    def _weights_rise(self) -> RolloutSpec:
+        weights = [step.weight for step in self.steps]
+        if weights != sorted(set(weights)):
+            raise ValueError(f"steps: weights must rise from step to step, found {weights}")
+        return self
+
+
+class DriftSpec(_Spec):
+    """The drift monitor."""
+
+    window_rows: Annotated[int, Field(ge=50)] = 500
+    expected_run_length: Annotated[int, Field(ge=10)] = 2000
+    """Windows between two false alarms, at least, when nothing happens."""
+
+    min_effect: Annotated[float, Field(ge=0)] = 0.2
+    """Smallest shift worth an alarm: population stability index, corrected for its bias."""
+
+
+class PerformanceSpec(_Spec):
+    """The performance monitor."""
+
+    margin: Annotated[float, Field(gt=0, lt=1)] = 0.03
+    """Accuracy lost against the version's own evaluation that opens an incident."""
+
+    expected_run_length: Annotated[int, Field(ge=10)] = 2000
+    """Evaluated blocks between two false alarms, at least, when nothing happens."""
+
+    block: Duration = 1.0
+    """Rows of one block of time are judged together, since neighbours are alike."""
+
+
+class QualitySpec(_Spec):
+    """The data-quality monitor."""
+
+    window_rows: Annotated[int, Field(ge=20)] = 250
+    consecutive: Annotated[int, Field(ge=1)] = 2
+    """Faulty windows in a row that open an incident, healthy ones that close it."""
+
+
+class MonitorsSpec(_Spec):
+    """What watches the records."""
+
+    drift: DriftSpec = DriftSpec()
+    performance: PerformanceSpec = PerformanceSpec()
+    quality: QualitySpec = QualitySpec()
+
+
+class RetrainingSpec(_Spec):
+    """When an alert starts the pipeline, and what the pipeline may spend."""
+
+    pipeline: DottedPath
+    """`module:object` of a KFP pipeline function."""
+
+    alerts: tuple[str, ...] = ("CoalmineAccuracyLoss",)
+    """Alert names that may start a run."""
+
+    cooldown: Duration = 3600.0
+    """Between the end of one run and the start of the next."""
+
+    daily_budget: Annotated[int, Field(ge=1)] = 4
+    min_labels: Annotated[int, Field(ge=0)] = 2000
+    """Labelled rows of the affected version, younger than the incident's onset, to wait for."""
+
+    max_wait: Duration = 3600.0
+    """How long an accepted alert waits for `min_labels` before it is given up."""
+
+    trials: Annotated[int, Field(ge=1)] = 20
+    time_limit: Duration = 3600.0
+    """Wall clock of one run; the run is killed beyond it, and its exit step still notifies."""
+
+    retries: Annotated[int, Field(ge=0)] = 1
+    """Times a run that died (not one that rejected) is started again."""
+
+
+class LimitsSpec(_Spec):
+    """What a server takes before it sheds."""
+
+    max_body: Size = 16 * 1024**2
+    max_queue_rows: Annotated[int, Field(ge=1)] = 16384
+    max_concurrency: Annotated[int, Field(ge=1)] = 1024
+    max_spool: Size = 256 * 1024**2
+    """Records a server keeps on disk while the collector is away; beyond it, shed and counted."""
+
+
+class ServiceSpec(_Spec):
+    """A model service."""
+
+    apiVersion: Literal["coalmine/v1"] = "coalmine/v1"
+    name: Name
+    model: ModelSpec
+    transformer: DottedPath | None = None
+    """`module:Class` of a `coalmine_transformers.Transformer`."""
+
+    features: tuple[FeatureSpec, ...] = ()
+    routing: RoutingSpec = RoutingSpec()
+    rollout: RolloutSpec = RolloutSpec()
+    monitors: MonitorsSpec = MonitorsSpec()
+    retraining: RetrainingSpec | None = None
+    limits: LimitsSpec = LimitsSpec()
+
+    @model_validator(mode="after")
+    def _features_are_unique(self) -> ServiceSpec:
+        names = [feature.name for feature in self.features]
+        doubled = sorted({name for name in names if names.count(name) > 1})
+        if doubled:
+            raise ValueError(f"features: listed more than once: {', '.join(doubled)}")
+        return self

@@ -1,0 +1,48 @@
+"""The scalar types of the service file: durations, sizes, names."""
+
+from __future__ import annotations
+
+import re
+from typing import Annotated, Any
+
+from pydantic import BeforeValidator, Field, WithJsonSchema
+
+_UNITS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
+_SIZES = {"B": 1, "KiB": 1024, "MiB": 1024**2, "GiB": 1024**3}
+
+
+def _parse_duration(value: Any) -> Any:
+    if isinstance(value, str):
+        match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*(ms|s|m|h|d)", value.strip())
+        if match is None:
+            raise ValueError("a duration is a number with a unit: 500ms, 10s, 5m, 2h, 1d")
+        return float(match[1]) * _UNITS[match[2]]
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise ValueError("a duration is a number with a unit: 500ms, 10s, 5m, 2h, 1d")
+    return float(value)
+
+
+def _parse_size(value: Any) -> Any:
+    if isinstance(value, str):
+        match = re.fullmatch(r"(\d+)\s*(B|KiB|MiB|GiB)", value.strip())
+        if match is None:
+            raise ValueError("a size is a whole number with a unit: 512KiB, 8MiB, 1GiB")
+        return int(match[1]) * _SIZES[match[2]]
+    return value
+
+
+Duration = Annotated[
+    float,
+    BeforeValidator(_parse_duration),
+    Field(ge=0),
+    WithJsonSchema({"type": ["string", "number"], "examples": ["500ms", "10s", "5m", "2h", "1d"]}),
+]
+Size = Annotated[
+    int,
+    BeforeValidator(_parse_size),
+    Field(gt=0),
+    WithJsonSchema({"type": ["string", "integer"], "examples": ["512KiB", "8MiB"]}),
+]
+Name = Annotated[str, Field(pattern=r"^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$")]
+DottedPath = Annotated[str, Field(pattern=r"^[A-Za-z_][\w.]*:[A-Za-z_]\w*$")]
+HeaderName = Annotated[str, Field(pattern=r"^[a-z0-9-]+$")]

@@ -1,0 +1,1 @@
+"""Transformers for Coalmine: arrays in, arrays out, with a declared schema."""
