@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -96,3 +97,35 @@ def test_the_schema_describes_every_key() -> None:
         schema["properties"]
     )
     assert schema["additionalProperties"] is False
+
+
+def keys_of(schema: dict[str, Any], node: dict[str, Any], prefix: str = "") -> list[str]:
+    """Every key path of the schema, lists as `[]`."""
+    options = [node, *node.get("anyOf", ())]
+    if "items" in node:
+        return keys_of(schema, node["items"], f"{prefix}[]")
+    for option in options:
+        if "$ref" in option:
+            target = schema["$defs"][option["$ref"].rsplit("/", 1)[1]]
+            return keys_of(schema, target, prefix)
+    keys = [prefix] if prefix else []
+    for name, child in node.get("properties", {}).items():
+        keys += keys_of(schema, child, f"{prefix}.{name}" if prefix else name)
+    return keys
+
+
+def test_the_documentation_has_every_key() -> None:
+    text = (Path(__file__).parents[3] / "docs" / "service-file.md").read_text("utf-8")
+    schema = service_schema()
+    keys = keys_of(schema, {"properties": schema["properties"]})
+    assert len(keys) > 40
+    leaves = [key for key in keys if not any(other.startswith(f"{key}.") for other in keys)]
+    # A step's keys and the members of plain lists are told in the row of their list.
+    missing = [
+        key
+        for key in leaves
+        if f"`{key}`" not in text
+        and f"`{key.removesuffix('[]')}`" not in text
+        and not key.startswith("rollout.steps[]")
+    ]
+    assert missing == []

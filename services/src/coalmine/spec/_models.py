@@ -16,8 +16,8 @@ class _Spec(BaseModel):
 class ModelSpec(_Spec):
     """What to serve."""
 
-    uri: Annotated[str, Field(pattern=r"^(models:/|file:|s3://|gs://|hf://).+")]
-    """`models:/name@alias`, `models:/name/3`, `file:`, `s3://`, `gs://` or `hf://`."""
+    uri: Annotated[str, Field(pattern=r"^(models:/|file:).+")]
+    """`models:/name@alias` or `models:/name/3` (MLflow), or `file:` and a directory."""
 
     threads: Annotated[int, Field(ge=1)] = 1
     """ONNX Runtime threads of one server; one suits small models, and leaves cores to others."""
