@@ -1,0 +1,140 @@
+"""A plan as Envoy's route configuration, and back from what the admin port shows."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from coalmine.arms import Arm
+from coalmine.gateway._files import write_atomically
+from coalmine.gateway._plan import RoutePlan
+from coalmine.spec import RoutingSpec
+
+__all__ = ["ROUTE_CONFIG", "parse_plan", "render_routes", "routes_file", "write_routes"]
+
+#: The name of the route configuration, in the bootstrap, the file and the statistics.
+ROUTE_CONFIG = "coalmine"
+
+_TYPE = "type.googleapis.com/envoy.config.route.v3.RouteConfiguration"
+_METADATA = "coalmine"
+_MILLION = 1_000_000
+#: The order of the arms in the split. The canary comes first: sticky hashes below its weight are
+#: its own, so that a caller who reached it stays there as the weight rises.
+_ORDER = (Arm.CANARY, Arm.BASELINE, Arm.STABLE)
+#: Waits between retries grow from the first to the second, in seconds; each is drawn at random
+#: below its limit, so that callers do not return all at once.
+_BACK_OFF = (0.025, 1.0)
+
+
+def routes_file(directory: Path) -> Path:
+    """Where Envoy looks for its routes, below the gateway's directory."""
+    return directory / "routes" / "rds.yaml"
+
+
+def write_routes(directory: Path, plan: RoutePlan, routing: RoutingSpec) -> None:
+    """Write the routes of a plan for Envoy to pick up; durable when this returns."""
+    path = routes_file(directory)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_atomically(path, render_routes(plan, routing).encode())
+
+
+def render_routes(plan: RoutePlan, routing: RoutingSpec) -> str:
+    """The discovery response for a plan."""
+    route: dict[str, Any] = {
+        "match": {"prefix": "/"},
+        "metadata": {"filter_metadata": {_METADATA: {"salt": plan.salt}}},
+    }
+    if plan.weights:
+        route["route"] = _forward(plan, routing)
+    else:
+        body = {"inline_string": "no model version is deployed yet"}
+        route["direct_response"] = {"status": 503, "body": body}
+    resource = {
+        "@type": _TYPE,
+        "name": ROUTE_CONFIG,
+        # Without it Envoy takes a route to a cluster it does not have, and answers 503 there.
+        "validate_clusters": True,
+        "virtual_hosts": [{"name": "arms", "domains": ["*"], "routes": [route]}],
+        # A request without any id still has one and the same at every arm that sees it. A header
+        # of its own, since one in `x-request-id` would win over the id inside the caller's body.
+        "request_headers_to_add": [
+            {
+                "header": {"key": "x-coalmine-request-id", "value": "%UNIQUE_ID%"},
+                "append_action": "OVERWRITE_IF_EXISTS_OR_ADD",
+            }
+        ],
+    }
+    response = {"version_info": plan.decision_id, "resources": [resource]}
+    return yaml.safe_dump(response, sort_keys=False)
+
+
+def _forward(plan: RoutePlan, routing: RoutingSpec) -> dict[str, Any]:
+    clusters: dict[str, Any] = {
+        "clusters": [
+            {"name": arm.value, "weight": plan.weights[arm]}
+            for arm in _ORDER
+            if arm in plan.weights
+        ]
+    }
+    action: dict[str, Any] = {
+        "weighted_clusters": clusters,
+        "timeout": _seconds(routing.timeout),
+        "retry_policy": {
+            # Inference is idempotent: a request whose connection broke is sent again.
+            "retry_on": "connect-failure,refused-stream,reset",
+            "num_retries": routing.retries,
+            "retry_back_off": {
+                "base_interval": _seconds(_BACK_OFF[0]),
+                "max_interval": _seconds(_BACK_OFF[1]),
+            },
+        },
+    }
+    if routing.sticky_header is not None:
+        clusters["use_hash_policy"] = True
+        salted = {"pattern": {"regex": "^"}, "substitution": f"{plan.salt}/"}
+        header = {"header_name": routing.sticky_header, "regex_rewrite": salted}
+        action["hash_policy"] = [{"header": header}]
+    if plan.mirror is not None:
+        arm, share = plan.mirror
+        fraction = {"numerator": round(share * _MILLION), "denominator": "MILLION"}
+        action["request_mirror_policies"] = [
+            {
+                "cluster": arm.value,
+                "runtime_fraction": {"default_value": fraction},
+                "disable_shadow_host_suffix_append": True,
+            }
+        ]
+    return action
+
+
+def parse_plan(dump: Iterable[dict[str, Any]]) -> RoutePlan | None:
+    """The plan in force, from the dynamic route configurations of Envoy's `config_dump`."""
+    for entry in dump:
+        config = entry.get("route_config", {})
+        if config.get("name") != ROUTE_CONFIG:
+            continue
+        route = config["virtual_hosts"][0]["routes"][0]
+        action = route.get("route", {})
+        clusters = action.get("weighted_clusters", {}).get("clusters", ())
+        return RoutePlan(
+            decision_id=entry["version_info"],
+            # Protobuf's JSON leaves a weight of zero out.
+            weights={Arm(cluster["name"]): int(cluster.get("weight", 0)) for cluster in clusters},
+            mirror=_mirror(action.get("request_mirror_policies", ())),
+            salt=route["metadata"]["filter_metadata"][_METADATA]["salt"],
+        )
+    return None
+
+
+def _mirror(policies: Iterable[dict[str, Any]]) -> tuple[Arm, float] | None:
+    for policy in policies:
+        fraction = policy["runtime_fraction"]["default_value"]
+        return Arm(policy["cluster"]), fraction.get("numerator", 0) / _MILLION
+    return None
+
+
+def _seconds(value: float) -> str:
+    return f"{value:.3f}s"
