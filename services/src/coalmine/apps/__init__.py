@@ -1,0 +1,1 @@
+"""Reference applications: complete model services, from raw input to retraining pipeline."""
