@@ -1,0 +1,88 @@
+"""Inference records: what was asked, what was answered, and later what was true.
+
+A model server gives each request to a `RecordEmitter`, which keeps it on disk before the response
+is sent and ships it, as Arrow batches, to the collector (`create_collector`). The collector appends
+to a `RecordLog`, where monitors and retraining read with cursors of their own, and where labels,
+which come late, are joined by request id. `spool_stats` is an emitter's account, read from outside.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from coalmine.clock import SYSTEM_CLOCK, Clock
+from coalmine.records._archive import archive
+from coalmine.records._decode import record_batch
+from coalmine.records._emitter import RecordEmitter, drain_spool
+from coalmine.records._errors import (
+    LogError,
+    LogFullError,
+    LogUnavailableError,
+    MalformedBatchError,
+    RecordsError,
+    SchemaError,
+    SpoolInUseError,
+)
+from coalmine.records._housekeeping import Retention
+from coalmine.records._log import RecordLog, open_log
+from coalmine.records._schema import class_name, label_categories, record_schema
+from coalmine.records._spool import spool_stats
+from coalmine.records._types import (
+    BatchId,
+    EmitterState,
+    InferenceRecord,
+    Label,
+    LabelCounts,
+    LogStats,
+    SpoolStats,
+)
+
+if TYPE_CHECKING:
+    from fastapi import FastAPI
+    from prometheus_client import CollectorRegistry
+
+__all__ = [
+    "BatchId",
+    "EmitterState",
+    "InferenceRecord",
+    "Label",
+    "LabelCounts",
+    "LogError",
+    "LogFullError",
+    "LogStats",
+    "LogUnavailableError",
+    "MalformedBatchError",
+    "RecordEmitter",
+    "RecordLog",
+    "RecordsError",
+    "Retention",
+    "SchemaError",
+    "SpoolInUseError",
+    "SpoolStats",
+    "archive",
+    "class_name",
+    "create_collector",
+    "drain_spool",
+    "label_categories",
+    "open_log",
+    "record_batch",
+    "record_schema",
+    "spool_stats",
+]
+
+
+def create_collector(
+    log: RecordLog,
+    *,
+    clock: Clock = SYSTEM_CLOCK,
+    retention: Retention | None = None,
+    registry: CollectorRegistry | None = None,
+) -> FastAPI:
+    """The collector: `POST /v1/records`, `POST /v1/labels`, `GET /v1/records/stats`.
+
+    The caller opens and closes the log. `retention` runs beside the app; `registry` receives its
+    metrics (a new one by default).
+    """
+    from coalmine.records import _collector  # FastAPI is only for those who run a collector
+
+    return _collector.create_collector(log, clock=clock, retention=retention, registry=registry)

@@ -1,0 +1,119 @@
+"""The archive: records as Parquet files, partitioned by model, version and day.
+
+A consumer of the log like any other, with its cursor beside its files. What a run is going to write
+is written down before it writes: killed at any moment, the next run makes the same files again, so
+no row is missing and none is there twice.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+from collections import defaultdict
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from urllib.parse import quote
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from coalmine.records._log import RecordLog
+
+__all__ = ["archive"]
+
+_CURSOR = "_cursor.json"
+_LOCK = "_lock"
+
+
+def archive(log: RecordLog, directory: Path, *, limit_rows: int = 250_000) -> int:
+    """Copy what is new in the log to `directory`; returns the offset up to which all is archived.
+
+    Files are `model=<name>/version=<version>/day=<UTC day>/<first offset>-<last offset>.parquet`, a
+    layout that pandas and DuckDB read as one table. At most about `limit_rows` rows are in memory,
+    and in a file. Two processes take turns.
+    """
+    directory.mkdir(parents=True, exist_ok=True)
+    with _locked(directory):
+        done, planned = _load(directory)
+        while True:
+            if planned > done:  # a run was killed: make its files again, of its batches alone
+                batches, last = _up_to(log, done, planned, limit_rows=limit_rows), planned
+            else:
+                batches = log.read(done, limit_rows=limit_rows)
+                if not batches:
+                    return done
+                last = batches[-1][0]
+            _store(directory, done, last)
+            _write(directory, f"{done + 1:012d}-{last:012d}", [batch for _, batch in batches])
+            done = planned = last
+            _store(directory, done, planned)
+
+
+def _up_to(
+    log: RecordLog, after: int, last: int, *, limit_rows: int
+) -> list[tuple[int, pa.RecordBatch]]:
+    batches: list[tuple[int, pa.RecordBatch]] = []
+    while after < last and (more := log.read(after, limit_rows=limit_rows)):
+        batches += more
+        after = more[-1][0]
+    return [(offset, batch) for offset, batch in batches if offset <= last]
+
+
+def _write(directory: Path, name: str, batches: list[pa.RecordBatch]) -> None:
+    import pyarrow.parquet as pq  # slow to import, and only for those who archive
+
+    partitions: dict[tuple[str, str, str], list[pa.Table]] = defaultdict(list)
+    for batch in batches:
+        model, version = (batch.column(key)[0].as_py() for key in ("model_name", "model_version"))
+        days = pc.strftime(batch.column("time"), format="%Y-%m-%d")
+        for day in pc.unique(days).to_pylist():
+            table = pa.Table.from_batches([batch]).filter(pc.equal(days, day))
+            partitions[model, version, day].append(table)
+    for (model, version, day), tables in sorted(partitions.items()):
+        folder = (
+            directory / f"model={quote(model, safe='')}" / f"version={quote(version, safe='')}"
+        ) / f"day={day}"
+        folder.mkdir(parents=True, exist_ok=True)
+        temporary = folder / f"_{name}.tmp"  # readers of Parquet folders skip names with _ in front
+        table = pa.concat_tables(tables, promote_options="permissive")
+        pq.write_table(table, temporary, compression="zstd")
+        _publish(temporary, folder / f"{name}.parquet")
+
+
+def _load(directory: Path) -> tuple[int, int]:
+    """The offset archived, and the one a run has begun to archive."""
+    try:
+        content = json.loads((directory / _CURSOR).read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return 0, 0
+    return int(content["done"]), int(content["planned"])
+
+
+def _store(directory: Path, done: int, planned: int) -> None:
+    temporary = directory / f"{_CURSOR}.tmp"
+    temporary.write_text(json.dumps({"done": done, "planned": planned}), encoding="utf-8")
+    _publish(temporary, directory / _CURSOR)
+
+
+def _publish(temporary: Path, path: Path) -> None:
+    """Rename, durably: a reader finds the whole file or none."""
+    _sync(temporary)
+    temporary.replace(path)
+    _sync(path.parent)
+
+
+def _sync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+@contextmanager
+def _locked(directory: Path) -> Iterator[None]:
+    with (directory / _LOCK).open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield

@@ -1,0 +1,228 @@
+"""The collector: HTTP in front of a record log. The only module here that knows HTTP.
+
+| route | 200 | else |
+|---|---|---|
+| `POST /v1/records` | `{"offset"}`, once durable | 400 malformed, 413, 429 behind, 503 no space |
+| `POST /v1/labels` | `{"accepted", "repeated", "corrected", "unknown"}` | 400, 413, 503 |
+| `GET /v1/records/stats` | `{"rows", "batches", "labels", "bytes", "emitters"}` | 503 |
+| `GET /healthz`, `GET /metrics` | | |
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import asynccontextmanager, suppress
+from dataclasses import asdict
+from typing import Annotated, ParamSpec, TypeVar
+
+from fastapi import FastAPI, Request, Response
+from fastapi.responses import JSONResponse
+from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, generate_latest
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from coalmine.clock import Clock
+from coalmine.records._batches import parse_stream
+from coalmine.records._collector_metrics import CollectorMetrics
+from coalmine.records._errors import LogError, LogFullError, MalformedBatchError, RecordsError
+from coalmine.records._housekeeping import Retention, keep_house
+from coalmine.records._log import RecordLog
+from coalmine.records._types import BatchId, Label, LabelCounts
+
+__all__ = ["create_collector"]
+
+_P = ParamSpec("_P")
+_T = TypeVar("_T")
+
+_MAX_BODY = 64 * 1024**2
+#: Bodies waiting for the disk; beyond it the log is behind, and emitters keep their records.
+_MAX_WAITING = 128 * 1024**2
+_RETRY_AFTER = {"retry-after": "1"}
+
+#: The edge's table: domain errors know no HTTP.
+_STATUS: dict[type[Exception], int] = {
+    MalformedBatchError: 400,
+    LogFullError: 503,
+    LogError: 503,
+}
+
+
+class _TooLargeError(Exception):
+    pass
+
+
+class _BehindError(Exception):
+    pass
+
+
+class _Label(BaseModel):
+    model_config = ConfigDict(extra="forbid", coerce_numbers_to_str=True)
+
+    request_id: Annotated[str, Field(min_length=1, max_length=65_535)]
+    label: Annotated[str, Field(min_length=1, max_length=1_024)]
+    row: Annotated[int, Field(ge=0, lt=2**31)] = 0
+    time: Annotated[float, Field(allow_inf_nan=False)] | None = None
+
+
+class _Labels(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+
+    labels: list[_Label]
+
+
+class _Collector:
+    """The routes' work, and what waits for the disk."""
+
+    def __init__(self, log: RecordLog, *, clock: Clock, metrics: CollectorMetrics) -> None:
+        self._log = log
+        self._clock = clock
+        self._metrics = metrics
+        self._latest = 0.0
+        self._waiting = 0
+        # Threads of its own: appends must not queue behind others' blocking work.
+        self._threads = ThreadPoolExecutor(4, thread_name_prefix="coalmine-collector")
+
+    async def append(self, request: Request) -> int:
+        batch_id = _batch_id(request)
+        dropped = _dropped(request)
+        body = await _body(request)
+        if self._waiting and self._waiting + len(body) > _MAX_WAITING:
+            raise _BehindError("the log is behind; keep the records and send them again")
+        self._waiting += len(body)
+        try:
+            with self._metrics.appending():
+                offset = await self._run(self._append, body, batch_id, dropped)
+        finally:
+            self._waiting -= len(body)
+        self._metrics.appended(batch_id.rows)
+        return offset
+
+    async def label(self, request: Request) -> LabelCounts:
+        body = await _body(request)
+        counts = await self._run(self._label, body)
+        self._metrics.labelled(counts)
+        return counts
+
+    async def stats(self) -> dict[str, object]:
+        return asdict(await self._run(self._log.stats))
+
+    async def exposition(self) -> bytes:
+        self._metrics.sized(await self._run(self._log.stats))
+        return generate_latest(self._metrics.registry)
+
+    def close(self) -> None:
+        self._threads.shutdown(wait=True)
+
+    async def _run(self, function: Callable[_P, _T], *args: _P.args, **kwargs: _P.kwargs) -> _T:
+        call = asyncio.get_running_loop().run_in_executor
+        return await call(self._threads, lambda: function(*args, **kwargs))
+
+    def _append(self, body: bytes, batch_id: BatchId, dropped: int) -> int:
+        return self._log.append(parse_stream(body), batch_id=batch_id, dropped=dropped)
+
+    def _label(self, body: bytes) -> LabelCounts:
+        # A label without a time is the newest, also after the clock was set back.
+        now = self._latest = max(self._latest, self._clock.time())
+        return self._log.put_labels(
+            [
+                Label(
+                    item.request_id, item.label, now if item.time is None else item.time, item.row
+                )
+                for item in _Labels.model_validate_json(body).labels
+            ]
+        )
+
+
+def create_collector(
+    log: RecordLog,
+    *,
+    clock: Clock,
+    retention: Retention | None = None,
+    registry: CollectorRegistry | None = None,
+) -> FastAPI:
+    """See `coalmine.records.create_collector`."""
+    metrics = CollectorMetrics(registry or CollectorRegistry())
+    collector = _Collector(log, clock=clock, metrics=metrics)
+
+    @asynccontextmanager
+    async def lifespan(_: FastAPI) -> AsyncIterator[None]:
+        house = None if retention is None else asyncio.create_task(keep_house(log, retention))
+        try:
+            yield
+        finally:
+            if house is not None:
+                house.cancel()
+                with suppress(asyncio.CancelledError):
+                    await house
+            await asyncio.to_thread(collector.close)
+
+    app = FastAPI(title="Coalmine collector", lifespan=lifespan)
+    for error in (RecordsError, ValidationError, _TooLargeError, _BehindError):
+        app.add_exception_handler(error, _answer_error)
+
+    @app.post("/v1/records")
+    async def append(request: Request) -> dict[str, int]:
+        with metrics.counting("records"):
+            return {"offset": await collector.append(request)}
+
+    @app.post("/v1/labels")
+    async def label(request: Request) -> LabelCounts:
+        with metrics.counting("labels"):
+            return await collector.label(request)
+
+    @app.get("/v1/records/stats")
+    async def stats() -> dict[str, object]:
+        return await collector.stats()
+
+    @app.get("/healthz")
+    async def health() -> dict[str, str]:
+        return {"status": "ok"}
+
+    @app.get("/metrics")
+    async def exposition() -> Response:
+        return Response(await collector.exposition(), media_type=CONTENT_TYPE_LATEST)
+
+    return app
+
+
+async def _body(request: Request) -> bytes:
+    parts, size = [], 0
+    async for part in request.stream():
+        size += len(part)
+        if size > _MAX_BODY:
+            raise _TooLargeError(f"the body is larger than {_MAX_BODY} bytes")
+        parts.append(part)
+    return b"".join(parts)
+
+
+def _batch_id(request: Request) -> BatchId:
+    try:
+        return BatchId.parse(request.headers.get("x-coalmine-batch", ""))
+    except ValueError as error:
+        raise MalformedBatchError(f"x-coalmine-batch: {error}") from error
+
+
+def _dropped(request: Request) -> int:
+    text = request.headers.get("x-coalmine-dropped", "0")
+    if not (text.isascii() and text.isdigit() and len(text) <= 18):
+        raise MalformedBatchError(f"x-coalmine-dropped: {text[:80]!r} is not a count")
+    return int(text)
+
+
+async def _answer_error(_: Request, error: Exception) -> Response:
+    if isinstance(error, _TooLargeError):
+        status = 413
+    elif isinstance(error, _BehindError):
+        status = 429
+    else:
+        status = next((_STATUS[kind] for kind in type(error).__mro__ if kind in _STATUS), 400)
+    message = _first(error) if isinstance(error, ValidationError) else str(error)
+    headers = _RETRY_AFTER if status in (429, 503) else None
+    return JSONResponse({"error": message}, status_code=status, headers=headers)
+
+
+def _first(error: ValidationError) -> str:
+    first = error.errors(include_url=False, include_context=False)[0]
+    place = ".".join(str(part) for part in first["loc"])
+    return f"{place}: {first['msg']}" if place else str(first["msg"])

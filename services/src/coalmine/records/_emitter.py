@@ -1,0 +1,92 @@
+"""The emitter: one record per request, off the network and almost off the hot path."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+from pathlib import Path
+
+from coalmine.modeldir import ModelCard
+from coalmine.records._frame import Layout, frame, row_count
+from coalmine.records._shipper import Shipper
+from coalmine.records._spool import Spool
+from coalmine.records._types import InferenceRecord, SpoolStats
+
+__all__ = ["RecordEmitter", "drain_spool"]
+
+
+class RecordEmitter:
+    """Keeps records in a spool directory and ships them to a collector from a thread of its own.
+
+    `spool_dir` belongs to one emitter at a time (SpoolInUseError otherwise) and outlives it: the
+    next one, also of another model version, ships what is left and continues the sequence numbers.
+    `sink_url` is the collector's base URL. `max_bytes` bounds the spool; beyond it records are
+    dropped and counted. Raises SchemaError for a card that makes no record.
+    """
+
+    def __init__(
+        self,
+        spool_dir: Path,
+        sink_url: str,
+        *,
+        card: ModelCard,
+        model_version: str,
+        arm: str,
+        pod: str | None = None,
+        max_bytes: int = 256 * 1024**2,
+    ) -> None:
+        self._layout = Layout.of(
+            card, model_version=model_version, arm=arm, pod=pod or socket.gethostname()
+        )
+        header = frame(self._layout.dump())
+        self._spool = Spool(spool_dir, header=header, max_bytes=max_bytes)
+        self._shipper = Shipper(self._spool, sink_url)
+
+    async def start(self) -> None:
+        """Start shipping; `emit` works before it too."""
+        self._shipper.start()
+
+    async def close(self, timeout: float = 3.0) -> None:
+        """Ship what is left, for at most `timeout` seconds, and stop; the rest stays on disk."""
+        await asyncio.to_thread(self._shipper.stop, timeout)
+        self._spool.close()
+
+    def emit(self, record: InferenceRecord) -> None:
+        """Keep a record: once this returns, it survives `kill -9` of the process.
+
+        Never raises, never waits for the network; safe from any thread. Call it before the response
+        is sent.
+        """
+        try:
+            data, rows = self._layout.encode(record)
+        except Exception:  # whatever is wrong with a record, the prediction was right
+            self._spool.drop("malformed", _rows(record))
+        else:
+            self._spool.append(data, rows)
+
+    def stats(self) -> SpoolStats:
+        """The account so far, from memory; cheap."""
+        return self._spool.stats()
+
+
+def drain_spool(spool_dir: Path, sink_url: str, *, timeout: float) -> SpoolStats:
+    """Ship what a dead emitter left, for at most `timeout` seconds, and say what is left. Blocks.
+
+    For an arm that will not come back; one that does ships its spool itself. Raises SpoolInUseError
+    while its emitter lives. A directory without a spool gives zeros.
+    """
+    if not spool_dir.exists():
+        return SpoolStats()
+    spool = Spool(spool_dir, header=b"", max_bytes=0)
+    shipper = Shipper(spool, sink_url)
+    shipper.start()
+    shipper.stop(timeout)
+    spool.close()
+    return spool.stats()
+
+
+def _rows(record: InferenceRecord) -> int:
+    try:
+        return row_count(record)
+    except Exception:  # a record so wrong that it has no rows counts as one
+        return 1

@@ -1,0 +1,328 @@
+"""The spool: frames on disk between the model server and the collector.
+
+A directory of segments, each named by the sequence number of its first row and beginning with the
+layout of its frames, so that what one model version left behind can be shipped by the next. A frame
+is one write(2): the page cache survives `kill -9`, so nothing needs fsync. A frame torn by a kill
+fails its checksum; it was never counted, and is cut when the spool is opened again.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+import threading
+from collections import deque
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+from coalmine.records._errors import SchemaError, SpoolInUseError
+from coalmine.records._frame import Layout, Scan, first_payload, frame, scan
+from coalmine.records._spool_state import (
+    BEFORE,
+    STATE_FILE,
+    WITHIN,
+    SpoolState,
+    load_state,
+    store_state,
+)
+from coalmine.records._types import SpoolStats
+
+__all__ = ["Chunk", "Spool", "spool_stats"]
+
+_SUFFIX = ".frames"
+_SEGMENT_BYTES = 8 * 1024**2
+#: What is read and shipped at once: small, so that the shipper's work does not hold the interpreter
+#: for longer than a few milliseconds while predictions wait for it.
+_CHUNK_BYTES = 1024**2
+_CHUNK_ROWS = 4096
+
+
+class Chunk(NamedTuple):
+    """Some frames of one segment, to be shipped as one batch."""
+
+    data: bytes
+    found: Scan
+    layout: Layout
+    first: int
+    last: int
+
+
+@dataclass(slots=True)
+class _Segment:
+    path: Path
+    first: int
+    """Sequence number of its first row."""
+
+    size: int
+    fd: int = -1
+
+
+class _Reader:
+    """Where the shipper is in the oldest segment."""
+
+    def __init__(self, segment: _Segment, *, acknowledged: int) -> None:
+        self.segment = segment
+        self.layout: Layout | None = None
+        self.position = 0
+        self.seq = segment.first
+        with segment.path.open("rb") as file:
+            data = file.read(segment.size)
+        header = first_payload(data) or b""
+        try:
+            self.layout = Layout.load(header)
+        except SchemaError:  # then no frame of it is read, and its rows count as corrupt
+            self.seq = max(segment.first, acknowledged + 1)
+            return
+        self.position = len(frame(header))
+        behind = acknowledged - segment.first + 1
+        if behind > 0:
+            skipped = scan(data, start=self.position, max_rows=behind)
+            self.position = skipped.end
+            self.seq += skipped.rows
+
+    def next(self, *, size: int) -> Chunk | None:
+        """The next frames up to `size` bytes into the segment, None if there are none."""
+        if self.layout is None or self.position >= size:
+            return None
+        with self.segment.path.open("rb") as file:
+            file.seek(self.position)
+            length = int.from_bytes(file.read(4), "little") + 8
+            file.seek(self.position)
+            data = file.read(min(max(_CHUNK_BYTES, length), size - self.position))
+        found = scan(data, max_rows=_CHUNK_ROWS)
+        if not found.starts:
+            return None
+        return Chunk(data, found, self.layout, self.seq, self.seq + found.rows - 1)
+
+    def passed(self, chunk: Chunk) -> None:
+        self.position += chunk.found.end
+        self.seq = chunk.last + 1
+
+
+class Spool:
+    """Appended to by any thread; read, acknowledged and trimmed by one.
+
+    Segments begin with the frame `header`, which holds the layout of what is appended.
+    """
+
+    def __init__(self, directory: Path, *, header: bytes, max_bytes: int) -> None:
+        directory.mkdir(parents=True, exist_ok=True)
+        self._directory = directory
+        self._lock_fd = _lock(directory)
+        self._header = header
+        self._max_bytes = max_bytes
+        self._segment_bytes = min(_SEGMENT_BYTES, max_bytes // 4)
+        self._mutex = threading.Lock()
+        self._state = load_state(directory) or SpoolState()
+        self._state_fd = os.open(directory / STATE_FILE, os.O_CREAT | os.O_WRONLY | os.O_CLOEXEC)
+        store_state(self._state_fd, self._state)
+        self._segments, self._next_seq = _recover(directory, self._state.acknowledged)
+        self._bytes = sum(segment.size for segment in self._segments)
+        self._active: _Segment | None = None
+        self._reader: _Reader | None = None
+
+    def append(self, data: bytes, rows: int) -> None:
+        """Keep one frame, or count its rows as dropped. Does not raise."""
+        with self._mutex:
+            if self._bytes + len(data) > self._max_bytes:
+                self._drop("spool_full", rows)
+                return
+            try:
+                segment = self._active
+                if segment is None or self._is_full(segment, len(data)):
+                    segment = self._rotate()
+                self._write(segment, data)
+            except OSError:
+                self._drop("write_error", rows)
+            else:
+                self._next_seq += rows
+
+    def drop(self, reason: str, rows: int) -> None:
+        """Count rows that never came as far as a frame."""
+        with self._mutex:
+            self._drop(reason, rows)
+
+    def next_chunk(self) -> Chunk | None:
+        """The oldest frames that are not acknowledged; None if all are."""
+        while True:
+            with self._mutex:
+                if not self._segments:
+                    return None
+                head, size = self._segments[0], self._segments[0].size
+                is_active = head is self._active
+                after = self._segments[1].first if len(self._segments) > 1 else self._next_seq
+            if self._reader is None:
+                self._reader = _Reader(head, acknowledged=self._state.acknowledged)
+            chunk = self._reader.next(size=size)
+            if chunk is not None or is_active:
+                return chunk
+            self._finish(head, lost=after - self._reader.seq)
+
+    def acknowledge(self, chunk: Chunk) -> None:
+        """The chunk is in the log."""
+        self._pass(chunk)
+
+    def give_up(self, chunk: Chunk, reason: str) -> None:
+        """The chunk can never be shipped; its rows are counted as dropped."""
+        with self._mutex:
+            self._state = self._state.with_dropped(reason, chunk.found.rows)
+        self._pass(chunk)
+
+    def stats(self) -> SpoolStats:
+        """The account of this spool."""
+        with self._mutex:
+            return _account(self._state, last=self._next_seq - 1)
+
+    def close(self) -> None:
+        """Release the directory; segments with nothing left to ship are removed."""
+        with self._mutex:
+            if self._state.acknowledged == self._next_seq - 1:
+                for segment in self._segments:
+                    segment.path.unlink(missing_ok=True)
+                self._segments.clear()
+            self._deactivate()
+            for descriptor in (self._state_fd, self._lock_fd):
+                os.close(descriptor)
+            # What is emitted from now on is a write error, counted in memory only.
+            self._state_fd = self._lock_fd = -1
+
+    def _is_full(self, segment: _Segment, more: int) -> bool:
+        # A segment without rows is never full: the next one would have the same name.
+        return segment.first < self._next_seq and segment.size + more > self._segment_bytes
+
+    def _rotate(self) -> _Segment:
+        if self._lock_fd < 0:
+            raise OSError("the spool is closed")
+        self._deactivate()
+        path = self._directory / f"{self._next_seq:020d}{_SUFFIX}"
+        flags = os.O_CREAT | os.O_TRUNC | os.O_WRONLY | os.O_APPEND | os.O_CLOEXEC
+        segment = _Segment(path, self._next_seq, 0, os.open(path, flags, 0o644))
+        try:
+            self._write(segment, self._header)
+        except OSError:
+            os.close(segment.fd)
+            path.unlink(missing_ok=True)
+            raise
+        self._active = segment
+        self._segments.append(segment)
+        return segment
+
+    def _write(self, segment: _Segment, data: bytes) -> None:
+        try:
+            written = os.write(segment.fd, data)
+        except OSError:
+            os.ftruncate(segment.fd, segment.size)
+            raise
+        if written != len(data):  # the disk was full half-way
+            os.ftruncate(segment.fd, segment.size)
+            raise OSError("short write")
+        segment.size += written
+        self._bytes += written
+
+    def _deactivate(self) -> None:
+        if self._active is not None:
+            os.close(self._active.fd)
+            self._active = None
+
+    def _drop(self, reason: str, rows: int) -> None:
+        self._state = self._state.with_dropped(reason, rows)
+        self._store()
+
+    def _pass(self, chunk: Chunk) -> None:
+        with self._mutex:
+            self._state = self._state.with_acknowledged(chunk.last)
+            self._store()
+        if self._reader is not None:
+            self._reader.passed(chunk)
+
+    def _finish(self, segment: _Segment, *, lost: int) -> None:
+        """Remove a segment of which nothing more can be read; `lost` rows of it were spoilt."""
+        with self._mutex:
+            if lost > 0:
+                state = self._state.with_dropped("corrupt", lost)
+                self._state = state.with_acknowledged(state.acknowledged + lost)
+                self._store()
+            self._segments.popleft()
+            self._bytes -= segment.size
+        self._reader = None
+        segment.path.unlink(missing_ok=True)
+
+    def _store(self) -> None:
+        with contextlib.suppress(OSError):  # then the count is right until the process ends
+            store_state(self._state_fd, self._state)
+
+
+def spool_stats(directory: Path) -> SpoolStats:
+    """The account of a spool, read from its files: also of a running or a dead emitter.
+
+    A directory without a spool gives zeros.
+    """
+    while True:
+        state = load_state(directory)
+        if state is None:
+            return SpoolStats()
+        newest = max(directory.glob(f"*{_SUFFIX}"), default=None)
+        if newest is None:
+            # Rows acknowledged since the state was read took their segment with them.
+            again = load_state(directory) or state
+            return _account(again, last=again.acknowledged)
+        try:
+            last = _last_seq(newest.read_bytes(), first=int(newest.stem))
+        except FileNotFoundError:  # acknowledged and removed under our eyes
+            continue
+        return _account(state, last=max(last, state.acknowledged))
+
+
+def _account(state: SpoolState, *, last: int) -> SpoolStats:
+    dropped = state.dropped
+    return SpoolStats(
+        emitted_rows=last + sum(dropped[reason] for reason in BEFORE),
+        acknowledged_rows=state.acknowledged - sum(dropped[reason] for reason in WITHIN),
+        dropped_rows=sum(dropped.values()),
+        pending_rows=last - state.acknowledged,
+        dropped=dropped,
+        emitter=state.emitter,
+    )
+
+
+def _lock(directory: Path) -> int:
+    descriptor = os.open(directory / "lock", os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o644)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        os.close(descriptor)
+        raise SpoolInUseError(f"{directory}: another process emits into this spool") from None
+    return descriptor
+
+
+def _recover(directory: Path, acknowledged: int) -> tuple[deque[_Segment], int]:
+    """The segments that still hold something to ship, and the next sequence number."""
+    paths = sorted(directory.glob(f"*{_SUFFIX}"))
+    segments = [_Segment(path, int(path.stem), path.stat().st_size) for path in paths]
+    if not segments:
+        return deque(), acknowledged + 1
+    newest = segments[-1]
+    data = newest.path.read_bytes()
+    newest_end = _last_seq(data, first=newest.first)
+    last = max(acknowledged, newest_end)
+    if newest_end < newest.first:
+        # Killed before its first row: the next segment will have the same name.
+        segments.pop().path.unlink()
+    else:
+        newest.size = scan(data).end
+        os.truncate(newest.path, newest.size)
+    ends = [*(segment.first - 1 for segment in segments[1:]), last][: len(segments)]
+    kept: deque[_Segment] = deque()
+    for segment, end in zip(segments, ends, strict=True):
+        if end > acknowledged:
+            kept.append(segment)
+        else:
+            segment.path.unlink()
+    return kept, last + 1
+
+
+def _last_seq(data: bytes, *, first: int) -> int:
+    header = first_payload(data)
+    return first - 1 if header is None else first - 1 + scan(data, start=len(frame(header))).rows

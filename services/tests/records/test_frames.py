@@ -1,0 +1,168 @@
+"""Frames: what is encoded on the hot path comes back as columns, and a torn one never does."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from coalmine.modeldir import Column, ModelCard, Tensor
+from coalmine.records import InferenceRecord, SchemaError, record_batch
+from coalmine.records._decode import decode
+from coalmine.records._frame import Layout, frame, scan
+
+MakeRecord = Callable[..., InferenceRecord]
+
+_FIXTURES_ARE_STATELESS = settings(
+    max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None
+)
+
+
+def _batch(records: list[InferenceRecord], card: ModelCard) -> pa.RecordBatch:
+    batch = record_batch(records, card=card, model_version="3", arm="canary", pod="p-1")
+    batch.validate(full=True)
+    return batch
+
+
+def test_a_request_becomes_a_row_per_instance(card: ModelCard, make_record: MakeRecord) -> None:
+    first = make_record("a", rows=2, time=1000.25, seed=1)
+    second = make_record("bé", rows=3, protocol="grpc", seed=2)
+    batch = _batch([first, second], card)
+    rows = batch.to_pylist()
+    assert [(row["request_id"], row["row"]) for row in rows] == [
+        ("a", 0), ("a", 1), ("bé", 0), ("bé", 1), ("bé", 2),
+    ]  # fmt: skip
+    assert rows[0]["time"].timestamp() == 1000.25
+    assert [row["protocol"] for row in rows] == ["v2", "v2", "grpc", "grpc", "grpc"]
+    assert (rows[0]["model_version"], rows[0]["arm"], rows[0]["pod"]) == ("3", "canary", "p-1")
+    assert (rows[0]["latency_us"], rows[0]["queue_us"], rows[4]["batch_rows"]) == (750, 20, 3)
+    assert rows[0]["error"] is None
+    features = np.stack([batch.column(f"f{i}").to_numpy() for i in range(24)], axis=1)
+    expected = np.concatenate([first.inputs["features"], second.inputs["features"]])
+    np.testing.assert_array_equal(features, expected)
+    assert batch.column("label").to_pylist() == [0, 1, 0, 1, 2]
+
+
+def test_a_failed_request_is_one_row_without_values(
+    card: ModelCard, make_record: MakeRecord
+) -> None:
+    failed = make_record("bad", outputs=None, status=500, error="out of memory")
+    batch = _batch([make_record("a", rows=2), failed, make_record("b", rows=1)], card)
+    assert batch.column("request_id").to_pylist() == ["a", "a", "bad", "b"]
+    assert batch.column("error").to_pylist() == [None, None, "out of memory", None]
+    assert batch.column("status").to_pylist() == [200, 200, 500, 200]
+    assert batch.column("label").to_pylist() == [0, 1, None, 0]
+    assert batch.column("f3").null_count == 1
+
+
+def test_not_a_number_is_a_value_not_a_null(card: ModelCard, make_record: MakeRecord) -> None:
+    features = np.zeros((1, 24), np.float32)
+    features[0, 5] = np.nan
+    batch = _batch([make_record(rows=1, inputs={"features": features})], card)
+    assert batch.column("f5").null_count == 0
+    assert np.isnan(batch.column("f5")[0].as_py())
+
+
+def test_other_memory_layouts_and_dtypes_are_recorded_as_the_card_says(
+    card: ModelCard, make_record: MakeRecord
+) -> None:
+    features = np.asfortranarray(np.arange(48, dtype=np.float64).reshape(2, 24))
+    batch = _batch([make_record(rows=2, inputs={"features": features})], card)
+    assert batch.column("f1").to_pylist() == [1.0, 25.0]
+    assert batch.schema.field("f1").type == pa.float32()
+
+
+DTYPES = {
+    "BOOL": "?", "UINT8": "u1", "INT16": "i2", "UINT32": "u4", "UINT64": "u8", "FP16": "f2",
+    "FP64": "f8",
+}  # fmt: skip
+
+
+def test_tensors_of_every_kind_and_strings_go_together(make_record: MakeRecord) -> None:
+    tensors = [
+        Tensor(name=name, datatype=name, shape=(-1,), columns=(Column(name=f"c_{name}"),))
+        for name in [*DTYPES, "BYTES"]
+    ]
+    card = ModelCard(name="m", inputs=tuple(tensors), outputs=())
+    inputs: dict[str, Any] = {name: np.ones(2, dtype) for name, dtype in DTYPES.items()}
+    inputs["BYTES"] = np.array([b"caf\xc3\xa9", "x"], object)
+    failed = make_record(outputs=None, status=500)
+    batch = _batch([failed, make_record(inputs=inputs, outputs={})], card)
+    assert batch.column("c_BYTES").to_pylist() == [None, "café", "x"]
+    assert batch.column("c_BOOL").to_pylist() == [None, True, True]
+    assert batch.column("c_UINT64").to_pylist() == [None, 1, 1]
+    assert batch.column("c_FP16").null_count == 1
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"inputs": {"features": np.zeros((2, 23), np.float32)}},
+        {"inputs": {"other": np.zeros((2, 24), np.float32)}},
+        {"inputs": {}},
+        {"outputs": {"label": np.zeros(3, np.int64)}},
+        {"protocol": "soap"},
+        {"latency_us": 2**70},
+        {"time": float("nan")},
+        {"inputs": {"features": np.zeros((0, 24), np.float32)}},
+    ],
+    ids=lambda wrong: str(list(wrong)),
+)
+def test_a_wrong_record_raises_where_nobody_counts(
+    wrong: dict[str, Any], card: ModelCard, make_record: MakeRecord
+) -> None:
+    with pytest.raises(Exception, match=r".+"):
+        _batch([make_record(rows=2, **wrong)], card)
+
+
+@_FIXTURES_ARE_STATELESS
+@given(cut=st.integers(0, 3000), flip=st.integers(0, 2999), rows=st.lists(st.integers(1, 3)))
+def test_only_whole_frames_are_ever_read(
+    cut: int, flip: int, rows: list[int], card: ModelCard, make_record: MakeRecord
+) -> None:
+    layout = Layout.of(card, model_version="3", arm="stable", pod="p")
+    frames = [layout.encode(make_record(f"r{i}", rows=n))[0] for i, n in enumerate(rows)]
+    ends = np.cumsum([len(one) for one in frames]).tolist()
+    data = b"".join(frames)
+
+    torn = scan(data[:cut])
+    assert torn.end == max([end for end in ends if end <= cut], default=0)
+    assert torn.rows == sum(n for n, end in zip(rows, ends, strict=True) if end <= cut)
+
+    if flip < len(data):
+        broken = bytearray(data)
+        broken[flip] ^= 0x40
+        spoilt = scan(bytes(broken))
+        assert spoilt.end == max([end for end in ends if end <= flip], default=0)
+
+
+def test_scanning_in_pieces_gives_the_same_rows(card: ModelCard, make_record: MakeRecord) -> None:
+    layout = Layout.of(card, model_version="3", arm="stable", pod="p")
+    data = b"".join(layout.encode(make_record(f"r{i}", rows=3))[0] for i in range(5))
+    first = scan(data, max_rows=7)
+    assert first.rows == 6
+    rest = scan(data, start=first.end)
+    ids = [
+        decode(data, found, layout=layout).column("request_id").to_pylist()
+        for found in (first, rest)
+    ]
+    assert sum(ids, []) == [f"r{i}" for i in range(5) for _ in range(3)]
+    assert scan(data, max_rows=1).rows == 3  # a frame is never cut, however large
+
+
+def test_a_layout_survives_the_disk_and_says_what_it_is_not(card: ModelCard) -> None:
+    layout = Layout.of(card, model_version="3", arm="stable", pod="p")
+    assert Layout.load(layout.dump()) == layout
+    for wrong in (b"", b"{}", b"[]", b'{"card": 1}', b'{"card": {}, "other": 1}'):
+        with pytest.raises(SchemaError, match="not the layout of records"):
+            Layout.load(wrong)
+
+
+def test_zeros_are_not_frames() -> None:
+    assert scan(frame(b"")).starts == []  # a file of zeros is not a row of empty frames
+    assert scan(bytes(4096)).starts == []
