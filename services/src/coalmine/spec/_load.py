@@ -69,9 +69,9 @@ def load_service(path: Path) -> ServiceSpec:
 def service_schema() -> dict[str, Any]:
     """The JSON schema of the service file, for editors."""
     return {
+        **ServiceSpec.model_json_schema(),
         "$schema": "https://json-schema.org/draft/2020-12/schema",
         "title": "Coalmine model service",
-        **ServiceSpec.model_json_schema(),
     }
 
 

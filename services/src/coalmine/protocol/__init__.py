@@ -1,0 +1,46 @@
+"""The Open Inference Protocol and KServe's V1, without a transport: bytes in, arrays out, and back.
+
+A request is decoded against the model's `Signature`, and refused with a `ProtocolError` that says
+what is wrong with it, before any model sees it. gRPC's messages are in the module
+`coalmine.protocol.protobuf`, which needs protobuf installed.
+"""
+
+from __future__ import annotations
+
+from coalmine.protocol._errors import MalformedRequestError, ProtocolError, SignatureError
+from coalmine.protocol._signature import InferenceCall, Signature
+from coalmine.protocol._tensors import (
+    DATATYPES,
+    Array,
+    Tensors,
+    TensorSpec,
+    datatype_of,
+    dtype_of,
+)
+from coalmine.protocol._v1 import call_from_instances, decode_v1, encode_v1, predictions
+from coalmine.protocol._v2 import EncodedReply, decode_v2, encode_v2
+from coalmine.protocol._values import from_raw, from_values, to_raw
+
+__all__ = [
+    "Array",
+    "DATATYPES",
+    "EncodedReply",
+    "InferenceCall",
+    "MalformedRequestError",
+    "ProtocolError",
+    "Signature",
+    "SignatureError",
+    "TensorSpec",
+    "Tensors",
+    "call_from_instances",
+    "datatype_of",
+    "decode_v1",
+    "decode_v2",
+    "dtype_of",
+    "encode_v1",
+    "encode_v2",
+    "from_raw",
+    "from_values",
+    "predictions",
+    "to_raw",
+]

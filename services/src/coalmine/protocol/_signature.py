@@ -1,0 +1,115 @@
+"""A model's signature, and the check of a request against it before the model sees it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from coalmine.protocol._errors import SignatureError
+from coalmine.protocol._tensors import Array, Tensors, TensorSpec
+
+__all__ = ["InferenceCall", "Signature"]
+
+
+@dataclass(frozen=True, slots=True)
+class InferenceCall:
+    """A request, decoded and found to fit the model."""
+
+    tensors: Tensors
+    rows: int
+    """Instances in the request: the first dimension of every input."""
+
+    outputs: tuple[str, ...]
+    """Names of the outputs to return, in this order."""
+
+    id: str | None = None
+    """The protocol's own request id, if the client gave one."""
+
+    binary: frozenset[str] = frozenset()
+    """Outputs to return as raw bytes instead of values."""
+
+
+@dataclass(frozen=True)
+class Signature:
+    """The tensors a model takes and returns.
+
+    >>> signature = Signature((TensorSpec("x", "FP32", (-1, 2)),), ())
+    >>> signature.check({"x": np.zeros((3, 2), np.float32)})
+    3
+    >>> signature.check({"x": np.zeros((3, 5), np.float32)})
+    Traceback (most recent call last):
+    coalmine.protocol._errors.SignatureError: input 'x': shape [3, 5] does not fit [-1, 2]
+    """
+
+    inputs: tuple[TensorSpec, ...]
+    outputs: tuple[TensorSpec, ...]
+    input_specs: dict[str, TensorSpec] = field(init=False, repr=False, compare=False)
+    output_names: tuple[str, ...] = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "input_specs", {spec.name: spec for spec in self.inputs})
+        object.__setattr__(self, "output_names", tuple(spec.name for spec in self.outputs))
+
+    def input(self, name: object) -> TensorSpec:
+        """The input of this name; SignatureError if there is none."""
+        spec = self.input_specs.get(name) if isinstance(name, str) else None
+        if spec is None:
+            known = ", ".join(self.input_specs)
+            raise SignatureError(f"unknown input {_short(name)}; the model's inputs: {known}")
+        return spec
+
+    def select(self, names: Sequence[object]) -> tuple[str, ...]:
+        """The outputs asked for, or all; SignatureError for an unknown or doubled one."""
+        if not names:
+            return self.output_names
+        for name in names:
+            if name not in self.output_names:
+                known = ", ".join(self.output_names)
+                raise SignatureError(f"unknown output {_short(name)}; the model's outputs: {known}")
+        if len(set(names)) != len(names):
+            raise SignatureError("an output is asked for more than once")
+        return tuple(str(name) for name in names)
+
+    def check(self, tensors: Tensors) -> int:
+        """The number of rows, if every input is there and fits.
+
+        NaN is a missing value and passes in FP tensors; infinity does not.
+        """
+        if len(tensors) != len(self.inputs):
+            missing = ", ".join(name for name in self.input_specs if name not in tensors)
+            if missing:
+                raise SignatureError(f"missing input: {missing}")
+        rows = -1
+        for name, array in tensors.items():
+            spec = self.input(name)
+            check_tensor(array, spec)
+            if spec.shape:
+                if rows not in (-1, array.shape[0]):
+                    raise SignatureError(
+                        f"inputs disagree on the batch: {rows} rows, but {name!r} has "
+                        f"{array.shape[0]}"
+                    )
+                rows = array.shape[0]
+        return 1 if rows == -1 else rows
+
+
+def check_tensor(array: Array, spec: TensorSpec) -> None:
+    """SignatureError unless the array has the datatype and shape of the spec, and no infinity."""
+    shape = array.shape
+    if len(shape) != len(spec.shape) or any(
+        want not in (-1, have) for want, have in zip(spec.shape, shape, strict=True)
+    ):
+        raise SignatureError(
+            f"input {spec.name!r}: shape {list(shape)} does not fit {list(spec.shape)}"
+        )
+    if array.dtype != spec.dtype:
+        raise SignatureError(f"input {spec.name!r}: {array.dtype} is not {spec.datatype}")
+    if array.dtype.kind == "f" and np.isinf(array).any():
+        raise SignatureError(f"input {spec.name!r}: holds a value that is not finite")
+
+
+def _short(value: object) -> str:
+    text = repr(value)
+    return text if len(text) <= 80 else f"{text[:77]}..."

@@ -1,0 +1,103 @@
+"""KServe's V1 protocol: `{"instances": [...]}` in, `{"predictions": [...]}` out.
+
+With one input an instance is its nested list; with several, an object {input: value}. Predictions
+are shaped the same way by the outputs.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import orjson
+
+from coalmine.protocol._errors import MalformedRequestError, SignatureError
+from coalmine.protocol._signature import InferenceCall, Signature
+from coalmine.protocol._tensors import Array, Tensors
+from coalmine.protocol._values import from_values, text_list
+
+__all__ = ["decode_v1", "encode_v1", "load_object"]
+
+
+def load_object(body: bytes | memoryview) -> dict[str, Any]:
+    """A JSON object; MalformedRequestError for anything else."""
+    try:
+        content = orjson.loads(body)
+    except orjson.JSONDecodeError as error:
+        raise MalformedRequestError(f"the body is not JSON: {error}") from None
+    if not isinstance(content, dict):
+        raise MalformedRequestError("the body must be a JSON object")
+    return content
+
+
+def decode_v1(body: bytes | memoryview, signature: Signature) -> InferenceCall:
+    """Read a V1 request.
+
+    >>> from coalmine.protocol import TensorSpec
+    >>> signature = Signature((TensorSpec("x", "FP32", (-1, 2)),), ())
+    >>> decode_v1(b'{"instances": [[1, 2], [3, null]]}', signature).tensors["x"].tolist()
+    [[1.0, 2.0], [3.0, nan]]
+    """
+    return call_from_instances(load_object(body), signature)
+
+
+def call_from_instances(content: dict[str, Any], signature: Signature) -> InferenceCall:
+    """A V1 request whose JSON has been read already, as KServe's own server does."""
+    instances = content.get("instances")
+    if not isinstance(instances, list):
+        raise MalformedRequestError("the body must have `instances`, a list")
+    named = len(signature.inputs) != 1 or (bool(instances) and isinstance(instances[0], dict))
+    columns: dict[str, list[Any]] = (
+        _columns(instances, signature) if named else {signature.inputs[0].name: instances}
+    )
+    tensors = {spec.name: from_values(columns[spec.name], spec) for spec in signature.inputs}
+    return InferenceCall(tensors, signature.check(tensors), signature.output_names)
+
+
+def _columns(instances: list[Any], signature: Signature) -> dict[str, list[Any]]:
+    columns: dict[str, list[Any]] = {name: [] for name in signature.input_specs}
+    for instance in instances:
+        if not isinstance(instance, dict):
+            names = ", ".join(columns)
+            raise SignatureError(f"every instance must be an object with the inputs: {names}")
+        if instance.keys() != columns.keys():
+            for name in instance:
+                signature.input(name)
+            missing = ", ".join(name for name in columns if name not in instance)
+            raise SignatureError(f"an instance lacks the input: {missing}")
+        for name, values in columns.items():
+            values.append(instance[name])
+    return columns
+
+
+def encode_v1(outputs: Tensors, names: tuple[str, ...]) -> bytes:
+    """Write a V1 response.
+
+    >>> encode_v1({"y": np.array([1, 2])}, ("y",))
+    b'{"predictions":[1,2]}'
+    """
+    # orjson writes a float32 as the shortest text that reads back as the same float32.
+    columns = {name: _numbers_or_text(outputs[name]) for name in names}
+    rows = _per_row({k: v if v.dtype.kind == "f" else v.tolist() for k, v in columns.items()})
+    return orjson.dumps({"predictions": rows}, option=orjson.OPT_SERIALIZE_NUMPY)
+
+
+def predictions(outputs: Tensors, names: tuple[str, ...]) -> list[Any]:
+    """One prediction per row, in Python's own types: the only output's value, or all of them."""
+    return _per_row({name: _numbers_or_text(outputs[name]).tolist() for name in names})
+
+
+def _per_row(columns: dict[str, Any]) -> list[Any]:
+    if len(columns) == 1:
+        (only,) = columns.values()
+        return list(only)
+    return [
+        dict(zip(columns, values, strict=True)) for values in zip(*columns.values(), strict=True)
+    ]
+
+
+def _numbers_or_text(array: Array) -> Array:
+    array = np.atleast_1d(array)
+    if array.dtype.kind in "OSU":
+        return np.array(text_list(array), dtype=np.object_).reshape(array.shape)
+    return np.ascontiguousarray(array)

@@ -1,0 +1,167 @@
+"""The Open Inference Protocol (V2) over REST: JSON, with or without the binary tensor extension.
+
+With the extension a request is a JSON object of `json_length` bytes followed by the tensors that
+have `binary_data_size`, in order; a response likewise.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import orjson
+
+from coalmine.protocol._errors import MalformedRequestError, SignatureError
+from coalmine.protocol._signature import InferenceCall, Signature
+from coalmine.protocol._tensors import Array, Tensors, TensorSpec, datatype_of
+from coalmine.protocol._v1 import load_object
+from coalmine.protocol._values import from_raw, from_values, text_list, to_raw
+
+__all__ = ["EncodedReply", "decode_v2", "encode_v2", "parse_shape"]
+
+
+@dataclass(frozen=True, slots=True)
+class EncodedReply:
+    """A response body; `json_length` is set when binary tensors follow the JSON."""
+
+    body: bytes
+    json_length: int | None = None
+
+
+def decode_v2(
+    body: bytes, signature: Signature, *, json_length: int | None = None
+) -> InferenceCall:
+    """Read a V2 request; `json_length` as in the header Inference-Header-Content-Length."""
+    view = memoryview(body)
+    if json_length is None:
+        json_length = len(view)
+    elif not 0 <= json_length <= len(view):
+        raise MalformedRequestError(
+            f"the JSON part cannot have {json_length} bytes: the body has {len(view)}"
+        )
+    content = load_object(view[:json_length])
+    identifier = content.get("id")
+    if identifier is not None and not isinstance(identifier, str):
+        raise MalformedRequestError("`id` must be a string")
+    tensors = _read_inputs(content.get("inputs"), view[json_length:], signature)
+    asked = _objects(content.get("outputs", []), "outputs")
+    names = signature.select([output.get("name") for output in asked])
+    return InferenceCall(
+        tensors,
+        signature.check(tensors),
+        names,
+        identifier,
+        _binary_outputs(content, asked, names),
+    )
+
+
+def _read_inputs(inputs: Any, raw: memoryview, signature: Signature) -> Tensors:
+    tensors: Tensors = {}
+    position = 0
+    for item in _objects(inputs, "inputs"):
+        spec = signature.input(item.get("name"))
+        if spec.name in tensors:
+            raise SignatureError(f"input {spec.name!r} is given more than once")
+        if item.get("datatype") != spec.datatype:
+            raise SignatureError(
+                f"input {spec.name!r}: datatype {item.get('datatype')!r:.40} is not {spec.datatype}"
+            )
+        shape = parse_shape(item.get("shape"), spec)
+        size = _parameters(item).get("binary_data_size")
+        if size is None:
+            tensors[spec.name] = _read_values(item.get("data"), spec, shape)
+            continue
+        if type(size) is not int or not 0 <= size <= len(raw) - position:
+            raise MalformedRequestError(
+                f"input {spec.name!r}: binary_data_size {size!r:.40} does not fit the body"
+            )
+        if "data" in item:
+            raise MalformedRequestError(f"input {spec.name!r}: both data and binary_data_size")
+        tensors[spec.name] = from_raw(raw[position : position + size], spec, shape)
+        position += size
+    if position != len(raw):
+        raise MalformedRequestError(f"{len(raw) - position} bytes follow the last binary tensor")
+    return tensors
+
+
+def _read_values(data: Any, spec: TensorSpec, shape: list[int]) -> Array:
+    if not isinstance(data, list):
+        raise MalformedRequestError(f"input {spec.name!r}: `data` must be a list")
+    return from_values(data, spec, shape)
+
+
+def parse_shape(shape: Any, spec: TensorSpec) -> list[int]:
+    """A shape from outside, as a list of non-negative integers of the rank that is expected."""
+    if not isinstance(shape, list) or not all(type(n) is int and n >= 0 for n in shape):
+        raise MalformedRequestError(f"input {spec.name!r}: `shape` must be a list of sizes")
+    if len(shape) != len(spec.shape):
+        raise SignatureError(
+            f"input {spec.name!r}: shape {shape} does not fit {list(spec.shape)}"
+            if len(shape) < 10
+            else f"input {spec.name!r}: has {len(shape)} dimensions, not {len(spec.shape)}"
+        )
+    return shape
+
+
+def _objects(items: Any, key: str) -> list[dict[str, Any]]:
+    if not isinstance(items, list) or not all(isinstance(item, dict) for item in items):
+        raise MalformedRequestError(f"`{key}` must be a list of objects")
+    return items
+
+
+def _parameters(item: dict[str, Any]) -> dict[str, Any]:
+    parameters = item.get("parameters")
+    if parameters is None:
+        return {}
+    if not isinstance(parameters, dict):
+        raise MalformedRequestError("`parameters` must be an object")
+    return parameters
+
+
+def _binary_outputs(
+    content: dict[str, Any], asked: list[dict[str, Any]], names: tuple[str, ...]
+) -> frozenset[str]:
+    by_default = _parameters(content).get("binary_data_output") is True
+    if not asked:
+        return frozenset(names) if by_default else frozenset()
+    return frozenset(
+        name
+        for name, item in zip(names, asked, strict=True)
+        if _parameters(item).get("binary_data", by_default) is True
+    )
+
+
+def encode_v2(
+    call: InferenceCall,
+    outputs: Tensors,
+    *,
+    model_name: str,
+    model_version: str | None,
+    request_id: str,
+) -> EncodedReply:
+    """Write a V2 response with the outputs that were asked for, as they were asked for."""
+    described: list[dict[str, Any]] = []
+    blobs: list[bytes] = []
+    for name in call.outputs:
+        array = outputs[name]
+        item: dict[str, Any] = {
+            "name": name,
+            "shape": list(array.shape),
+            "datatype": datatype_of(array),
+        }
+        if name in call.binary:
+            blobs.append(to_raw(array))
+            item["parameters"] = {"binary_data_size": len(blobs[-1])}
+        elif array.dtype.kind in "OSU":
+            item["data"] = text_list(array)
+        else:
+            item["data"] = np.ascontiguousarray(array).ravel()
+        described.append(item)
+    content: dict[str, Any] = {"model_name": model_name, "id": request_id, "outputs": described}
+    if model_version is not None:
+        content["model_version"] = model_version
+    head = orjson.dumps(content, option=orjson.OPT_SERIALIZE_NUMPY)
+    if not call.binary:
+        return EncodedReply(head)
+    return EncodedReply(b"".join((head, *blobs)), len(head))

@@ -1,0 +1,73 @@
+"""The model server: one ONNX model version behind HTTP (V1, V2) and gRPC, with its records.
+
+`serve(ServeOptions(...))` runs it, `python -m coalmine.serving` from a shell. `create_asgi` is the
+application alone, and `Predictor` the same model as a `kserve.Model`, for KServe's stock server.
+Importing this package is cheap: what is behind each of those is imported when it is used.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from coalmine.serving._errors import (
+    BodyTooLargeError,
+    EncodingError,
+    ModelFailedError,
+    ModelLoadError,
+    OverloadedError,
+    QueueFullError,
+    ServingError,
+    StartupError,
+    TooManyRequestsError,
+    UnknownModelError,
+)
+from coalmine.serving._options import ServeOptions, ServerKind
+from coalmine.serving._serve import serve
+
+if TYPE_CHECKING:
+    from coalmine.serving._app import ServingApp, create_asgi
+    from coalmine.serving._batcher import Batcher, Computed, Outcome
+    from coalmine.serving._kserve import Predictor
+    from coalmine.serving._servable import Servable
+
+__all__ = [
+    "Batcher",
+    "BodyTooLargeError",
+    "Computed",
+    "EncodingError",
+    "ModelFailedError",
+    "ModelLoadError",
+    "Outcome",
+    "OverloadedError",
+    "Predictor",
+    "QueueFullError",
+    "Servable",
+    "ServeOptions",
+    "ServerKind",
+    "ServingApp",
+    "ServingError",
+    "StartupError",
+    "TooManyRequestsError",
+    "UnknownModelError",
+    "create_asgi",
+    "serve",
+]
+
+#: Names whose modules import numpy, ONNX Runtime, Arrow or KServe.
+_HEAVY = {
+    "Batcher": "_batcher",
+    "Computed": "_batcher",
+    "Outcome": "_batcher",
+    "Predictor": "_kserve",
+    "Servable": "_servable",
+    "ServingApp": "_app",
+    "create_asgi": "_app",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HEAVY:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from importlib import import_module
+
+    return getattr(import_module(f"{__name__}.{_HEAVY[name]}"), name)

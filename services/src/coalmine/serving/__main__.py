@@ -1,0 +1,72 @@
+"""`python -m coalmine.serving`: a model server without the rest of the command line."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from coalmine.arms import Arm
+from coalmine.serving._options import ServeOptions
+from coalmine.serving._serve import serve
+
+_HELP = {
+    "name": "name in URLs and records (default: the model card's)",
+    "host": "address to listen on",
+    "port": "port to listen on; 0 for any free one",
+    "grpc_port": "port of gRPC with --server uvicorn, which has no HTTP/2",
+    "arm": "role of this model version: " + ", ".join(Arm),
+    "version": "version of the model",
+    "transformer": "package.module:Class of a transformer to run in this process",
+    "records": "base URL of the collector (default: no records)",
+    "spool": "directory where records wait for the collector",
+    "server": "pyvoy (HTTP/1.1, HTTP/2 and gRPC on one port) or uvicorn",
+    "threads": "ONNX Runtime's threads",
+    "providers": "execution providers in the order to try: tensorrt,cuda,cpu",
+    "require_gpu": "refuse to run on the CPU",
+    "max_body": "bytes of one request",
+    "max_concurrency": "requests at once",
+    "max_queue_rows": "rows waiting for the model",
+    "max_spool": "bytes of records kept while the collector is away",
+    "drain": "seconds that requests in flight have to finish after SIGTERM",
+}
+_TYPES: dict[str, Callable[[str], Any]] = {
+    "arm": Arm,
+    "spool": Path,
+    "providers": lambda text: tuple(text.split(",")),
+}
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m coalmine.serving",
+        description="Serve one ONNX model over HTTP (V1, V2) and gRPC.",
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+        allow_abbrev=False,
+    )
+    parser.add_argument("model", help="file: URI or path of a model directory or .onnx file")
+    for field in dataclasses.fields(ServeOptions):
+        if field.name == "model":
+            continue
+        flag = f"--{field.name.replace('_', '-')}"
+        text = _HELP[field.name]
+        if field.name == "require_gpu":
+            parser.add_argument(flag, action="store_true", help=text)
+            continue
+        by_annotation = {"int": int, "int | None": int, "float": float}
+        kind = _TYPES.get(field.name) or by_annotation.get(str(field.type), str)
+        choices = ("pyvoy", "uvicorn") if field.name == "server" else None
+        parser.add_argument(flag, type=kind, default=field.default, choices=choices, help=text)
+    return parser
+
+
+def main() -> int:
+    """Run the command; the exit status."""
+    return serve(ServeOptions(**vars(_parser().parse_args())))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,65 @@
+"""What the edges share: ASGI's types, a bounded body, a whole response."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, MutableMapping
+from typing import Any
+
+from coalmine.serving._errors import BodyTooLargeError
+
+__all__ = [
+    "App",
+    "ClientGoneError",
+    "Headers",
+    "Receive",
+    "Scope",
+    "Send",
+    "read_body",
+    "respond",
+]
+
+Scope = MutableMapping[str, Any]
+Message = MutableMapping[str, Any]
+Receive = Callable[[], Awaitable[Message]]
+Send = Callable[[Message], Awaitable[None]]
+App = Callable[[Scope, Receive, Send], Awaitable[None]]
+Headers = list[tuple[bytes, bytes]]
+
+
+class ClientGoneError(Exception):
+    """The client closed the connection before its request was complete; nobody to answer."""
+
+
+async def read_body(headers: dict[bytes, bytes], receive: Receive, *, limit: int) -> bytes:
+    """The whole body; BodyTooLargeError before more than `limit` bytes are held."""
+    announced = headers.get(b"content-length", b"0")
+    if announced.isdigit() and int(announced) > limit:
+        raise BodyTooLargeError(f"{int(announced)} bytes, but a request may have {limit}")
+    chunks: list[bytes] = []
+    size = 0
+    while True:
+        message = await receive()
+        if message["type"] == "http.disconnect":
+            raise ClientGoneError
+        chunk: bytes = message.get("body", b"")
+        more = message.get("more_body", False)
+        if not more and not chunks and len(chunk) <= limit:
+            return chunk  # nearly always the first chunk is the whole body: no copy
+        size += len(chunk)
+        if size > limit:
+            raise BodyTooLargeError(f"more than the {limit} bytes that a request may have")
+        chunks.append(chunk)
+        if not more:
+            return b"".join(chunks)
+
+
+async def respond(send: Send, status: int, headers: Headers, body: bytes) -> None:
+    """Send a response in one piece."""
+    await send(
+        {
+            "type": "http.response.start",
+            "status": status,
+            "headers": [*headers, (b"content-length", b"%d" % len(body))],
+        }
+    )
+    await send({"type": "http.response.body", "body": body})

@@ -1,0 +1,188 @@
+"""The gRPC edge: the inference service as ASGI with response trailers, on the one port.
+
+gRPC over HTTP/2 is a POST whose body is one frame (a flag, a length, a message), answered by one
+frame and trailers with the status. pyvoy gives ASGI the trailers; no gRPC library is needed.
+"""
+
+from __future__ import annotations
+
+import logging
+import struct
+from collections.abc import Awaitable, Callable
+from typing import Any
+from urllib.parse import quote
+
+from coalmine.protocol import MalformedRequestError
+from coalmine.protocol.protobuf import decode_infer, encode_infer, message_class, parse
+from coalmine.serving._asgi import ClientGoneError, Headers, Receive, Scope, Send, read_body
+from coalmine.serving._dataplane import Dataplane
+from coalmine.serving._errors import (
+    EncodingError,
+    OverloadedError,
+    TooManyRequestsError,
+    UnknownModelError,
+)
+from coalmine.serving._http import arm_headers
+from coalmine.serving._ids import request_id
+from coalmine.serving._status import grpc_status, http_status, public_message
+
+__all__ = ["SERVICE", "GrpcEdge"]
+
+_log = logging.getLogger("coalmine.serving")
+SERVICE = "/inference.GRPCInferenceService/"
+_FRAME = struct.Struct(">BI")
+_CONTENT = [(b"content-type", b"application/grpc"), (b"grpc-accept-encoding", b"identity")]
+_PLAIN = " !#$&'()*+,/:;=?@[]"
+_Method = Callable[[bytes], Awaitable[bytes]]
+
+
+class GrpcEdge:
+    """Answers the inference service's unary calls."""
+
+    def __init__(self, plane: Dataplane) -> None:
+        self._plane = plane
+        self._arm = arm_headers(plane)
+        self._methods: dict[str, _Method] = {
+            "ServerLive": self._server_live,
+            "ServerReady": self._server_ready,
+            "ServerMetadata": self._server_metadata,
+            "ModelReady": self._model_ready,
+            "ModelMetadata": self._model_metadata,
+        }
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer one call."""
+        method = scope["path"].removeprefix(SERVICE)
+        call = _Call(self._plane, dict(scope["headers"]), infers=method == "ModelInfer")
+        if not call.infers:
+            await self._answer(self._methods.get(method, _unimplemented), call, receive, send)
+            return
+        try:
+            with self._plane.admitted():
+                await self._answer(call.infer, call, receive, send)
+        except TooManyRequestsError as error:
+            await self._refuse(error, call, send)
+
+    async def _answer(self, method: _Method, call: _Call, receive: Receive, send: Send) -> None:
+        try:
+            body = await read_body(call.headers, receive, limit=self._plane.limits.max_body)
+            call.arrived = self._plane.clock.monotonic()
+            reply = await method(_unframe(body))
+        except ClientGoneError:
+            return
+        except Exception as error:
+            await self._refuse(error, call, send)
+            return
+        if call.infers:
+            self._plane.count("grpc", None, call.arrived)
+        await send(_start([*call.identity(), *self._arm], trailers=True))
+        frame = _FRAME.pack(0, len(reply)) + reply
+        await send({"type": "http.response.body", "body": frame})
+        await send({"type": "http.response.trailers", "headers": [(b"grpc-status", b"0")]})
+
+    async def _refuse(self, error: Exception, call: _Call, send: Send) -> None:
+        if call.infers:
+            self._plane.count("grpc", error, call.arrived)
+        headers = [*call.identity(), *self._arm]
+        if http_status(error) == 500:
+            _log.error("request %s failed", headers[0][1].decode(), exc_info=error)
+        if isinstance(error, OverloadedError):
+            headers.append((b"retry-after", b"%d" % error.retry_after))
+        headers.append((b"grpc-status", b"%d" % grpc_status(error)))
+        headers.append((b"grpc-message", quote(public_message(error), safe=_PLAIN).encode()))
+        # A call without a message is answered by headers alone ("trailers-only").
+        await send(_start(headers))
+        await send({"type": "http.response.body", "body": b""})
+
+    async def _server_live(self, payload: bytes) -> bytes:
+        parse("ServerLiveRequest", payload)
+        return _message("ServerLiveResponse", live=True)
+
+    async def _server_ready(self, payload: bytes) -> bytes:
+        parse("ServerReadyRequest", payload)
+        return _message("ServerReadyResponse", ready=self._plane.ready)
+
+    async def _server_metadata(self, payload: bytes) -> bytes:
+        parse("ServerMetadataRequest", payload)
+        return _message("ServerMetadataResponse", **self._plane.server_metadata())
+
+    async def _model_ready(self, payload: bytes) -> bytes:
+        request = parse("ModelReadyRequest", payload)
+        try:
+            self._plane.serve(request.name, request.version)
+        except UnknownModelError:
+            return _message("ModelReadyResponse", ready=False)
+        return _message("ModelReadyResponse", ready=self._plane.ready)
+
+    async def _model_metadata(self, payload: bytes) -> bytes:
+        request = parse("ModelMetadataRequest", payload)
+        self._plane.serve(request.name, request.version)
+        return _message("ModelMetadataResponse", **self._plane.model_metadata())
+
+
+class _Call:
+    """One call on its way through."""
+
+    def __init__(self, plane: Dataplane, headers: dict[bytes, bytes], *, infers: bool) -> None:
+        self._plane = plane
+        self._id: str | None = None
+        self.headers = headers
+        self.infers = infers
+        self.arrived = plane.clock.monotonic()
+
+    def identity(self) -> Headers:
+        """The request's id, as metadata of the response."""
+        if self._id is None:
+            self._id = request_id(self.headers, None, self._plane.clock)
+        return [(b"x-request-id", self._id.encode())]
+
+    async def infer(self, payload: bytes) -> bytes:
+        """Answer a ModelInferRequest."""
+        plane = self._plane
+        message = parse("ModelInferRequest", payload)
+        identifier = self._id = request_id(self.headers, message.id or None, plane.clock)
+        plane.serve(message.model_name, message.model_version)
+        call = decode_infer(message, plane.servable.signature)
+        return await plane.infer(
+            call,
+            protocol="grpc",
+            request_id=identifier,
+            arrived=self.arrived,
+            encode=lambda outputs: encode_infer(
+                call,
+                outputs,
+                model_name=plane.servable.name,
+                model_version=plane.servable.version,
+                request_id=call.id or identifier,
+            ),
+        )
+
+
+async def _unimplemented(payload: bytes) -> bytes:
+    raise EncodingError("this method is not implemented")
+
+
+def _unframe(body: bytes) -> bytes:
+    """The message in a gRPC frame; a unary call has exactly one."""
+    if len(body) < _FRAME.size:
+        raise MalformedRequestError("the body is not a gRPC frame")
+    compressed, length = _FRAME.unpack_from(body)
+    if compressed:
+        raise EncodingError("compressed messages are not read; send them as they are")
+    if length != len(body) - _FRAME.size:
+        raise MalformedRequestError(f"the frame says {length} bytes, {len(body) - 5} follow")
+    return body[_FRAME.size :]
+
+
+def _start(headers: Headers, *, trailers: bool = False) -> dict[str, Any]:
+    return {
+        "type": "http.response.start",
+        "status": 200,
+        "headers": [*_CONTENT, *headers],
+        "trailers": trailers,
+    }
+
+
+def _message(name: str, /, **fields: Any) -> bytes:
+    serialised: bytes = message_class(name)(**fields).SerializeToString()
+    return serialised

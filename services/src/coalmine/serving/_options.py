@@ -1,0 +1,81 @@
+"""What a model server is told when it starts."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from coalmine.arms import Arm
+
+__all__ = ["ServeOptions", "ServerKind"]
+
+ServerKind = Literal["pyvoy", "uvicorn"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ServeOptions:
+    """The settings of one model server: one arm, one model version, one port."""
+
+    model: str
+    """`file:` URI or path of a model directory, or of a bare `.onnx` file."""
+
+    name: str | None = None
+    """Name in URLs and records; None: the model card's, or the file's stem."""
+
+    host: str = "127.0.0.1"
+    port: int = 8080
+    """0: any free port, printed once the server is ready."""
+
+    grpc_port: int | None = None
+    """With `server="uvicorn"` only, which has no HTTP/2; None: no gRPC there."""
+
+    arm: Arm = Arm.STABLE
+    version: str = "1"
+    transformer: str | None = None
+    """`package.module:Class` of a transformer, run in this process."""
+
+    records: str | None = None
+    """The collector's base URL; None: no records. Needs `spool`."""
+
+    spool: Path | None = None
+    """Directory where records wait for the collector; of this server alone."""
+
+    server: ServerKind = "pyvoy"
+    threads: int = 1
+    """ONNX Runtime's threads for one batch."""
+
+    providers: tuple[str, ...] = ("cpu",)
+    """Execution providers in the order to try: tensorrt, cuda, cpu."""
+
+    require_gpu: bool = False
+    """Refuse to start on the CPU instead of falling back to it."""
+
+    max_body: int = 16 * 1024**2
+    """Bytes of one request; more is answered 413."""
+
+    max_concurrency: int = 1024
+    """Requests at once; more are answered 429."""
+
+    max_queue_rows: int = 16384
+    """Rows waiting for the model; more are answered 503."""
+
+    max_spool: int = 256 * 1024**2
+    """Bytes of records kept while the collector is away; more are dropped and counted."""
+
+    drain: float = 3.5
+    """Seconds that requests in flight have to finish after SIGTERM."""
+
+    def to_json(self) -> str:
+        """The options as text, for a process that is started with them."""
+        return json.dumps(asdict(self), default=str)
+
+    @classmethod
+    def from_json(cls, text: str) -> ServeOptions:
+        """The options written by `to_json`."""
+        fields: dict[str, Any] = json.loads(text)
+        fields["arm"] = Arm(fields["arm"])
+        fields["providers"] = tuple(fields["providers"])
+        fields["spool"] = None if fields["spool"] is None else Path(fields["spool"])
+        return cls(**fields)

@@ -1,0 +1,185 @@
+"""A servable: transformer and network of one model version, ready to answer calls."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from coalmine.clock import SYSTEM_CLOCK, Clock
+from coalmine.modeldir import ModelCard
+from coalmine.protocol import (
+    Array,
+    InferenceCall,
+    ProtocolError,
+    Signature,
+    SignatureError,
+    Tensors,
+    TensorSpec,
+)
+from coalmine.serving._batcher import Batcher, Computed, Outcome
+from coalmine.serving._errors import ModelFailedError, ModelLoadError
+from coalmine.serving._onnx import OnnxModel
+from coalmine.serving._options import ServeOptions
+from coalmine.serving._source import checked_card, locate
+from coalmine.serving._transform import Transforming, load_transformer
+
+__all__ = ["Servable"]
+
+_log = logging.getLogger("coalmine.serving")
+
+#: What handing a batch to another thread and back costs a request, in seconds. Running a cheaper
+#: model in place is faster for the caller and no slower for the others.
+_HAND_OVER = 100e-6
+_MOST_INLINE = 1024
+_PROBES = 5
+_PROBE_ROWS = 64
+
+
+@dataclass(frozen=True)
+class _Compute:
+    """The whole of a batch's work: preprocess, network, postprocess."""
+
+    model: OnnxModel
+    transformer: Transforming | None
+
+    def __call__(self, tensors: Tensors) -> Computed:
+        # Overflow and division by zero in a transformer give inf and NaN, not warnings in a log.
+        with np.errstate(all="ignore"):
+            try:
+                features = self._preprocess(tensors)
+                predictions = self.model.run(features)
+                outputs = predictions
+                if self.transformer is not None:
+                    outputs = self.transformer.postprocess(dict(predictions))
+                return Computed(features, predictions, outputs)
+            except ProtocolError:
+                raise
+            except Exception as error:
+                _log.exception("the model failed")
+                raise ModelFailedError("the model failed on this request") from error
+
+    def _preprocess(self, tensors: Tensors) -> Tensors:
+        if self.transformer is None:
+            return tensors
+        try:
+            return self.transformer.preprocess(tensors)
+        except ValueError as error:  # the contract of a transformer: the client's mistake
+            raise SignatureError(str(error)) from error
+
+
+class Servable:
+    """One model version of one arm. Made by `load`; `infer` is its only use."""
+
+    def __init__(
+        self,
+        *,
+        name: str,
+        version: str,
+        model: OnnxModel,
+        card: ModelCard,
+        transformer: Transforming | None,
+        max_queue_rows: int,
+        clock: Clock = SYSTEM_CLOCK,
+    ) -> None:
+        self.name = name
+        self.version = version
+        self.card = card
+        self.providers = model.providers
+        inputs = model.signature.inputs if transformer is None else tuple(transformer.inputs)
+        self.signature = Signature(inputs, model.signature.outputs)
+        self._compute = _Compute(model, transformer)
+        specs = (*inputs, *model.signature.inputs)
+        self._batcher = Batcher(
+            self._compute,
+            batchable=all(spec.shape[:1] == (-1,) for spec in specs),
+            inline_rows=self._warm_up(clock),
+            max_queue_rows=max_queue_rows,
+            clock=clock,
+        )
+
+    @classmethod
+    def load(cls, options: ServeOptions, *, clock: Clock = SYSTEM_CLOCK) -> Servable:
+        """Load and warm up what the options name; ModelLoadError says what is wrong with it."""
+        source = locate(options.model)
+        model = OnnxModel(
+            source.network,
+            threads=options.threads,
+            providers=options.providers,
+            require_gpu=options.require_gpu,
+        )
+        default = source.card.name if source.card else _stem(source.network)
+        name = options.name or default
+        return cls(
+            name=name,
+            version=options.version,
+            model=model,
+            card=checked_card(source, model.signature, name=name).model_copy(update={"name": name}),
+            transformer=load_transformer(options.transformer) if options.transformer else None,
+            max_queue_rows=options.max_queue_rows,
+            clock=clock,
+        )
+
+    @property
+    def queued_rows(self) -> int:
+        """Rows that wait for the model."""
+        return self._batcher.queued_rows
+
+    async def infer(self, call: InferenceCall) -> Outcome:
+        """Answer a call. ModelFailedError, QueueFullError, or SignatureError by the transformer."""
+        if call.rows == 0 and call.tensors:
+            empty = {
+                spec.name: np.empty((0, *(max(n, 0) for n in spec.shape[1:])), dtype=spec.dtype)
+                for spec in self.signature.outputs
+            }
+            return Outcome(Computed({}, empty, empty), 0.0, 0)
+        return await self._batcher.submit(call.tensors, call.rows)
+
+    def close(self) -> None:
+        """Stop the runners."""
+        self._batcher.close()
+
+    def _warm_up(self, clock: Clock) -> int:
+        """Run the model before anyone waits for it; the rows up to which it runs in place."""
+        fastest: dict[int, float] = {}
+        for rows in (1, _PROBE_ROWS):
+            sample = {spec.name: _sample(spec, rows) for spec in self.signature.inputs}
+            for _ in range(_PROBES):
+                start = clock.monotonic()
+                try:
+                    computed = self._compute(sample)
+                except SignatureError:
+                    return 0  # a transformer that needs real data, an image say
+                except ModelFailedError as error:
+                    if any(-1 in spec.shape[1:] for spec in self.signature.inputs):
+                        return 0  # the sizes we guessed need not fit together
+                    raise ModelLoadError(
+                        f"the model fails on a sample: {error.__cause__}"
+                    ) from error
+                took = clock.monotonic() - start
+                fastest[rows] = min(took, fastest.get(rows, took))
+            self._check_outputs(computed)
+        per_row = (fastest[_PROBE_ROWS] - fastest[1]) / (_PROBE_ROWS - 1)
+        if fastest[1] >= _HAND_OVER:
+            return 0
+        return min(_MOST_INLINE, int(1 + (_HAND_OVER - fastest[1]) / max(per_row, 1e-9)))
+
+    def _check_outputs(self, computed: Computed) -> None:
+        missing = [n for n in self.signature.output_names if n not in computed.outputs]
+        if missing:
+            raise ModelLoadError(f"the transformer's postprocess drops: {', '.join(missing)}")
+
+
+def _sample(spec: TensorSpec, rows: int) -> Array:
+    shape = tuple(1 if size == -1 else size for size in spec.shape)
+    if spec.shape[:1] == (-1,):
+        shape = (rows, *shape[1:])
+    if spec.datatype == "BYTES":
+        return np.full(shape, b"0", dtype=np.object_)
+    return np.ones(shape, dtype=spec.dtype)
+
+
+def _stem(network: Path) -> str:
+    return network.parent.name if network.name == "model.onnx" else network.stem

@@ -1,0 +1,80 @@
+"""uvicorn, the fallback: HTTP/1.1, and gRPC on a port of its own if one is given."""
+
+from __future__ import annotations
+
+from socket import socket as Socket
+from types import FrameType
+from typing import Any
+
+import uvicorn
+
+from coalmine.serving._app import ServingApp, create_asgi
+from coalmine.serving._logging import configure_logging
+from coalmine.serving._options import ServeOptions
+
+__all__ = ["run"]
+
+
+def run(options: ServeOptions) -> int:
+    """Serve until SIGTERM or SIGINT, then drain; the exit status."""
+    configure_logging()
+    server = _Server(create_asgi(options), options)
+    server.run()
+    return 0 if server.started else 1
+
+
+class _Server(uvicorn.Server):
+    """uvicorn's server, draining before it stops."""
+
+    def __init__(self, app: ServingApp, options: ServeOptions) -> None:
+        super().__init__(
+            uvicorn.Config(
+                app,
+                host=options.host,
+                port=options.port,
+                lifespan="on",
+                log_config=None,
+                log_level="warning",
+                access_log=False,
+                server_header=False,
+                timeout_keep_alive=65,
+                timeout_graceful_shutdown=1,  # what is in flight has been waited for already
+            )
+        )
+        self._app = app
+        self._options = options
+        self._grpc: Any = None
+        self._draining = False
+
+    async def startup(self, sockets: list[Socket] | None = None) -> None:
+        """Start gRPC too."""
+        await super().startup(sockets)
+        if self._options.grpc_port is not None:
+            from coalmine.serving._grpc_aio import start_grpc
+
+            self._grpc = await start_grpc(
+                self._app.grpc,
+                host=self._options.host,
+                port=self._options.grpc_port,
+                max_body=self._options.max_body,
+            )
+
+    async def shutdown(self, sockets: list[Socket] | None = None) -> None:
+        """Stop gRPC too."""
+        if self._grpc is not None:
+            await self._grpc.stop(grace=0.5)
+        await super().shutdown(sockets)
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        """Drain on the first signal, stop at once on the second.
+
+        uvicorn's own handler would raise the signal again in the end: a clean stop exits with 0.
+        """
+        if self._draining:
+            self.should_exit = self.force_exit = True
+            return
+        self._draining = True
+        self._app.drain(done=self._stop)
+
+    def _stop(self) -> None:
+        self.should_exit = True

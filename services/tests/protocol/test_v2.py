@@ -1,0 +1,216 @@
+"""V2 over REST: JSON, the binary extension, both mixed, and what is wrong with a request."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import struct
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
+
+from coalmine.protocol import (
+    DATATYPES,
+    ProtocolError,
+    Signature,
+    TensorSpec,
+    decode_v2,
+    encode_v2,
+    from_raw,
+    to_raw,
+)
+
+# The machine may be busy: how long an example takes says nothing.
+UNHURRIED = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
+
+SIGNATURE = Signature(
+    (TensorSpec("x", "FP32", (-1, 2)), TensorSpec("n", "INT64", (-1,))),
+    (TensorSpec("y", "FP32", (-1,)), TensorSpec("label", "INT64", (-1,))),
+)
+X = {"name": "x", "datatype": "FP32", "shape": [2, 2], "data": [1, 2, 3, 4]}
+N = {"name": "n", "datatype": "INT64", "shape": [2], "data": [7, 8]}
+
+
+def request(*inputs: dict[str, Any], **more: Any) -> bytes:
+    return json.dumps({"inputs": list(inputs), **more}).encode()
+
+
+def test_flat_and_nested_data_are_the_same() -> None:
+    flat = decode_v2(request(X, N, id="a"), SIGNATURE)
+    nested = decode_v2(request({**X, "data": [[1, 2], [3, 4]]}, N), SIGNATURE)
+    assert flat.id == "a"
+    assert flat.rows == nested.rows == 2
+    assert flat.tensors["x"].tolist() == nested.tensors["x"].tolist() == [[1, 2], [3, 4]]
+
+
+def test_binary_tensors_mix_with_json_and_are_not_copied() -> None:
+    raw = np.array([[1, 2], [3, 4]], np.float32).tobytes()
+    described = {"name": "x", "datatype": "FP32", "shape": [2, 2]}
+    head = request({**described, "parameters": {"binary_data_size": len(raw)}}, N)
+    head += b" " * (-len(head) % 8)  # aligned, as nothing is copied only then
+    call = decode_v2(head + raw, SIGNATURE, json_length=len(head))
+    assert call.tensors["x"].tolist() == [[1, 2], [3, 4]]
+    assert not call.tensors["x"].flags.owndata
+
+
+@pytest.mark.parametrize("offset", range(4))
+def test_misaligned_binary_tensors_are_usable(offset: int) -> None:
+    raw = np.array([[1, 2]], np.float32).tobytes()
+    head = request(
+        {"name": "x", "datatype": "FP32", "shape": [1, 2], "parameters": {"binary_data_size": 8}},
+        {**N, "shape": [1], "data": [1]},
+    )
+    head += b" " * offset
+    call = decode_v2(head + raw, SIGNATURE, json_length=len(head))
+    assert call.tensors["x"].flags.aligned
+    assert call.tensors["x"].tolist() == [[1, 2]]
+
+
+def test_outputs_are_those_asked_for_in_that_order() -> None:
+    call = decode_v2(request(X, N, outputs=[{"name": "label"}, {"name": "y"}]), SIGNATURE)
+    assert call.outputs == ("label", "y")
+    reply = encode_v2(
+        call,
+        {"y": np.array([0.5, 1.5], np.float32), "label": np.array([1, 2])},
+        model_name="m",
+        model_version="3",
+        request_id="r",
+    )
+    assert reply.json_length is None
+    assert json.loads(reply.body) == {
+        "model_name": "m",
+        "model_version": "3",
+        "id": "r",
+        "outputs": [
+            {"name": "label", "shape": [2], "datatype": "INT64", "data": [1, 2]},
+            {"name": "y", "shape": [2], "datatype": "FP32", "data": [0.5, 1.5]},
+        ],
+    }
+
+
+def test_binary_outputs_follow_the_json() -> None:
+    wanted = [{"name": "y", "parameters": {"binary_data": True}}, {"name": "label"}]
+    call = decode_v2(request(X, N, outputs=wanted), SIGNATURE)
+    outputs = {"y": np.array([0.5], np.float32), "label": np.array([1])}
+    reply = encode_v2(call, outputs, model_name="m", model_version=None, request_id="r")
+    assert reply.json_length is not None
+    head = json.loads(reply.body[: reply.json_length])
+    assert head["outputs"][0]["parameters"] == {"binary_data_size": 4}
+    assert "data" not in head["outputs"][0]
+    assert reply.body[reply.json_length :] == struct.pack("<f", 0.5)
+
+
+def test_binary_by_default_can_be_undone_for_one_output() -> None:
+    more = {"parameters": {"binary_data_output": True}}
+    assert decode_v2(request(X, N, **more), SIGNATURE).binary == {"y", "label"}
+    wanted = [{"name": "y", "parameters": {"binary_data": False}}, {"name": "label"}]
+    assert decode_v2(request(X, N, outputs=wanted, **more), SIGNATURE).binary == {"label"}
+
+
+@pytest.mark.parametrize(
+    ("content", "json_length", "complaint"),
+    [
+        (b"nonsense", None, "not JSON"),
+        (request(X, N), 10_000, "cannot have 10000 bytes"),
+        (request(X, N) + b"123", len(request(X, N)), "3 bytes follow"),
+        (request(), None, "missing input: x, n"),
+        (request(X), None, "missing input: n"),
+        (b"{}", None, "`inputs` must be"),
+        (b'{"inputs": [3]}', None, "`inputs` must be"),
+        (request(X, N, id=3), None, "`id`"),
+        (request(X, X, N), None, "more than once"),
+        (request({**X, "name": "z"}, N), None, "unknown input 'z'"),
+        (request({**X, "name": ["z"]}, N), None, "unknown input"),
+        (request({**X, "datatype": "FP64"}, N), None, "'FP64' is not FP32"),
+        (request({**X, "shape": [2, 3]}, N), None, "not of shape [2, 3]"),
+        (request({**X, "shape": [4]}, N), None, "does not fit"),
+        (request({**X, "shape": [-1, 2]}, N), None, "`shape` must be"),
+        (request({**X, "shape": [10**18, 10**18]}, N), None, "not of shape"),
+        (request({**X, "shape": [True, 2]}, N), None, "`shape` must be"),
+        (request({**X, "data": "1234"}, N), None, "`data` must be a list"),
+        (request({k: X[k] for k in ("name", "datatype", "shape")}, N), None, "`data` must be"),
+        (request({**X, "data": [[1, 2, 3, 4]]}, N), None, "not of shape"),
+        (request({**X, "parameters": {"binary_data_size": 99}}, N), None, "does not fit the body"),
+        (request({**X, "parameters": {"binary_data_size": -1}}, N), None, "does not fit the body"),
+        (request({**X, "parameters": {"binary_data_size": 0}}, N), None, "both data and"),
+        (request({**X, "parameters": 3}, N), None, "`parameters`"),
+        (request(X, {**N, "shape": [1], "data": [7]}), None, "disagree on the batch"),
+        (request(X, {**N, "data": [7, 2**63]}), None, "does not fit into INT64"),
+        (request(X, N, outputs=[{"name": "z"}]), None, "unknown output 'z'"),
+        (request(X, N, outputs=[{"name": "y"}, {"name": "y"}]), None, "more than once"),
+        (request(X, N, outputs=3), None, "`outputs` must be"),
+    ],
+)
+def test_mistakes_are_named(content: bytes, json_length: int | None, complaint: str) -> None:
+    with pytest.raises(ProtocolError) as caught:
+        decode_v2(content, SIGNATURE, json_length=json_length)
+    assert complaint in str(caught.value)
+
+
+_NUMERIC = sorted(set(DATATYPES) - {"BYTES"})
+
+
+@UNHURRIED
+@given(st.data(), st.sampled_from(_NUMERIC))
+def test_raw_bytes_round_trip(data: st.DataObject, datatype: str) -> None:
+    shape = data.draw(hnp.array_shapes(min_dims=0, max_dims=3, min_side=0, max_side=4))
+    array = data.draw(hnp.arrays(DATATYPES[datatype], shape))
+    spec = TensorSpec("t", datatype, (-1,) * len(shape))
+    back = from_raw(to_raw(array), spec, list(shape))
+    assert back.dtype == array.dtype
+    np.testing.assert_array_equal(back, array)
+
+
+@UNHURRIED
+@given(st.lists(st.binary(max_size=20), max_size=6))
+def test_text_round_trips_raw(values: list[bytes]) -> None:
+    array = np.array(values, dtype=np.object_)
+    back = from_raw(to_raw(array), TensorSpec("t", "BYTES", (-1,)), [len(values)])
+    assert back.tolist() == values
+
+
+@UNHURRIED
+@given(st.binary(max_size=64), st.integers(0, 5))
+def test_any_bytes_as_text_are_taken_or_refused(raw: bytes, count: int) -> None:
+    try:
+        array = from_raw(raw, TensorSpec("t", "BYTES", (-1,)), [count])
+    except ProtocolError:
+        return
+    assert array.shape == (count,)
+
+
+_JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(max_size=5),
+    lambda inner: (
+        st.lists(inner, max_size=4)
+        | st.dictionaries(
+            st.sampled_from(["name", "shape", "datatype", "data", "parameters", "x"]),
+            inner,
+            max_size=4,
+        )
+    ),
+    max_leaves=10,
+)
+_KEYS = st.sampled_from(["inputs", "outputs", "id", "parameters", "instances"])
+_INPUT = st.fixed_dictionaries(
+    {"name": st.sampled_from(["x", "n", 3]), "datatype": st.sampled_from(["FP32", "INT64", None])},
+    optional={"shape": _JSON, "data": _JSON, "parameters": _JSON},
+)
+
+
+@UNHURRIED
+@given(
+    st.dictionaries(_KEYS, _JSON, max_size=3)
+    | st.fixed_dictionaries({"inputs": st.lists(_INPUT, max_size=3)}),
+    st.binary(max_size=16),
+    st.none() | st.integers(0, 200),
+)
+def test_any_json_is_taken_or_refused(
+    content: dict[str, Any], tail: bytes, json_length: int | None
+) -> None:
+    with contextlib.suppress(ProtocolError):
+        decode_v2(json.dumps(content).encode() + tail, SIGNATURE, json_length=json_length)

@@ -1,0 +1,220 @@
+"""The batcher: no timer, no waiting for others, no harm by those who leave."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from coalmine.protocol import Tensors
+from coalmine.serving import Batcher, Computed, QueueFullError
+
+
+def doubled(tensors: Tensors) -> Computed:
+    result = {"y": tensors["x"] * 2}
+    return Computed(tensors, result, result)
+
+
+def column(*values: float) -> Tensors:
+    return {"x": np.array(values, np.float32)}
+
+
+class Gate:
+    """A model that runs when the test says so, and remembers its batches."""
+
+    def __init__(self) -> None:
+        self.batches: list[list[float]] = []
+        self.entered = threading.Semaphore(0)
+        self.leave = threading.Semaphore(0)
+
+    def __call__(self, tensors: Tensors) -> Computed:
+        self.batches.append(tensors["x"].ravel().tolist())
+        self.entered.release()
+        assert self.leave.acquire(timeout=10)
+        if (tensors["x"] == 13).any():
+            raise ValueError("thirteen")
+        return doubled(tensors)
+
+    async def started(self) -> None:
+        assert await asyncio.to_thread(self.entered.acquire, timeout=10)
+
+
+async def test_a_lone_request_runs_at_once_and_the_queue_while_it_runs_is_one_batch() -> None:
+    gate = Gate()
+    batcher = Batcher(gate)
+    first = asyncio.create_task(batcher.submit(column(1), 1))
+    await gate.started()
+    others = [asyncio.create_task(batcher.submit(column(v), 1)) for v in (2, 3, 4)]
+    await asyncio.sleep(0)
+    assert batcher.queued_rows == 3
+    gate.leave.release(2)
+    outcomes = await asyncio.gather(first, *others)
+    assert gate.batches == [[1.0], [2.0, 3.0, 4.0]]
+    assert [o.computed.outputs["y"].tolist() for o in outcomes] == [[2], [4], [6], [8]]
+    assert [o.batch_rows for o in outcomes] == [1, 3, 3, 3]
+    assert outcomes[1].queue_seconds > 0
+    assert batcher.queued_rows == 0
+    batcher.close()
+
+
+async def test_batches_are_bounded_alike_and_first_come_first_served() -> None:
+    gate = Gate()
+    batcher = Batcher(gate, max_batch_rows=3)
+    tasks = [asyncio.create_task(batcher.submit(column(0), 1))]
+    await gate.started()
+    wide: Tensors = {"x": np.ones((1, 2), np.float32)}
+    for tensors in (column(1, 2), column(3), column(4), wide, column(5)):
+        tasks.append(asyncio.create_task(batcher.submit(tensors, len(tensors["x"]))))
+    await asyncio.sleep(0)
+    gate.leave.release(10)
+    await asyncio.gather(*tasks)
+    assert gate.batches == [[0], [1, 2, 3], [4], [1, 1], [5]]
+    batcher.close()
+
+
+async def test_a_network_without_a_batch_dimension_runs_each_request_alone() -> None:
+    gate = Gate()
+    batcher = Batcher(gate, batchable=False)
+    tasks = [asyncio.create_task(batcher.submit(column(v), 1)) for v in (1, 2, 3)]
+    gate.leave.release(10)
+    await asyncio.gather(*tasks)
+    assert gate.batches == [[1], [2], [3]]
+    batcher.close()
+
+
+async def test_one_bad_request_fails_alone() -> None:
+    gate = Gate()
+    batcher = Batcher(gate)
+    first = asyncio.create_task(batcher.submit(column(0), 1))
+    await gate.started()
+    tasks = [asyncio.create_task(batcher.submit(column(v), 1)) for v in (1, 13, 2)]
+    await asyncio.sleep(0)
+    gate.leave.release(10)
+    await first
+    results = await asyncio.gather(*tasks, return_exceptions=True)
+    assert isinstance(results[1], ValueError)
+    assert [r.computed.outputs["y"].tolist() for r in (results[0], results[2])] == [[2], [4]]  # type: ignore[union-attr]
+    batcher.close()
+
+
+async def test_a_model_that_loses_rows_cannot_mix_up_callers() -> None:
+    def lossy(tensors: Tensors) -> Computed:
+        result = {"y": tensors["x"][:1]}
+        return Computed(tensors, result, result)
+
+    gate = Gate()
+    batcher = Batcher(lambda t: lossy(t) if gate(t) else lossy(t))
+    first = asyncio.create_task(batcher.submit(column(0), 1))
+    await gate.started()
+    tasks = [asyncio.create_task(batcher.submit(column(v), 1)) for v in (1, 2)]
+    await asyncio.sleep(0)
+    gate.leave.release(10)
+    await first
+    outcomes = await asyncio.gather(*tasks)
+    assert [o.computed.outputs["y"].tolist() for o in outcomes] == [[1], [2]]
+    batcher.close()
+
+
+async def test_a_cheap_model_runs_in_the_callers_thread() -> None:
+    threads: list[int] = []
+
+    def noting(tensors: Tensors) -> Computed:
+        threads.append(threading.get_ident())
+        return doubled(tensors)
+
+    batcher = Batcher(noting, inline_rows=2)
+    await batcher.submit(column(1, 2), 2)
+    await batcher.submit(column(1, 2, 3), 3)
+    assert threads[0] == threading.get_ident()
+    assert threads[1] != threading.get_ident()
+    batcher.close()
+
+
+async def test_a_full_queue_refuses_and_recovers() -> None:
+    gate = Gate()
+    batcher = Batcher(gate, max_queue_rows=3)
+    running = asyncio.create_task(batcher.submit(column(0), 1))
+    await gate.started()
+    large = asyncio.create_task(batcher.submit(column(*range(10)), 10))  # alone, it may exceed
+    await asyncio.sleep(0)
+    with pytest.raises(QueueFullError):
+        await batcher.submit(column(1), 1)
+    large.cancel()
+    await asyncio.sleep(0)
+    assert batcher.queued_rows == 0, "a caller that left no longer counts"
+    later = asyncio.create_task(batcher.submit(column(2), 1))
+    await asyncio.sleep(0)
+    gate.leave.release(10)
+    assert (await later).computed.outputs["y"].tolist() == [4]
+    await running
+    assert gate.batches == [[0], [2]]
+    batcher.close()
+
+
+@settings(deadline=None, max_examples=60, suppress_health_check=[HealthCheck.too_slow])
+@given(
+    st.lists(
+        st.tuples(st.integers(1, 3), st.sampled_from(["stay", "before", "queued", "running"])),
+        min_size=1,
+        max_size=12,
+    ),
+    st.integers(1, 2),
+    st.integers(1, 6),
+)
+def test_whoever_leaves_whenever_the_others_get_their_own_answer(
+    callers: list[tuple[int, str]], runners: int, max_batch_rows: int
+) -> None:
+    asyncio.run(_some_leave(callers, runners=runners, max_batch_rows=max_batch_rows))
+
+
+async def _some_leave(callers: list[tuple[int, str]], *, runners: int, max_batch_rows: int) -> None:
+    gate = Gate()
+    batcher = Batcher(gate, runners=runners, max_batch_rows=max_batch_rows)
+    tasks: list[asyncio.Task[Any]] = []
+
+    def leave(when: str) -> None:
+        for task, (_, leaves) in zip(tasks, callers, strict=True):
+            if leaves == when:
+                task.cancel()
+
+    for number, (rows, _) in enumerate(callers):
+        values = [number * 10.0 + row for row in range(rows)]
+        tasks.append(asyncio.create_task(batcher.submit(column(*values), rows)))
+    leave("before")
+    await asyncio.sleep(0)
+    leave("queued")
+    await asyncio.sleep(0)
+    if any(when in ("stay", "running") for _, when in callers):
+        await gate.started()
+    leave("running")
+    gate.leave.release(1000)
+    results = await asyncio.wait_for(asyncio.gather(*tasks, return_exceptions=True), 10)
+    for number, ((rows, leaves), result) in enumerate(zip(callers, results, strict=True)):
+        if leaves == "stay":
+            want = [2 * (number * 10.0 + row) for row in range(rows)]
+            assert result.computed.outputs["y"].tolist() == want
+        else:
+            assert isinstance(result, asyncio.CancelledError)
+    assert batcher.queued_rows == 0
+    assert (await batcher.submit(column(1), 1)).computed.outputs["y"].tolist() == [2]
+    batcher.close()
+
+
+async def test_what_waits_when_it_closes_is_told(recwarn: Callable[..., Any]) -> None:
+    gate = Gate()
+    batcher = Batcher(gate)
+    running = asyncio.create_task(batcher.submit(column(0), 1))
+    await gate.started()
+    waiting = asyncio.create_task(batcher.submit(column(1), 1))
+    await asyncio.sleep(0)
+    batcher.close()
+    with pytest.raises(Exception, match="shutting down"):
+        await waiting
+    gate.leave.release(10)
+    assert (await running).computed.outputs["y"].tolist() == [0]

@@ -1,0 +1,156 @@
+"""Every answer leaves its record before it leaves the server."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import numpy as np
+import pytest
+import tritonclient.grpc as triton_grpc
+import uvicorn
+
+from coalmine.records import create_collector, open_log, spool_stats
+
+ROWS = [[0.1, -0.2, 0.3, 0.4], [1.0, 2.0, -3.0, 0.0]]
+
+
+@pytest.fixture
+def collector(tmp_path: Path) -> Iterator[Any]:
+    """A real collector; gives (URL, log)."""
+    log = open_log(f"sqlite:///{tmp_path}/records.db")
+    config = uvicorn.Config(create_collector(log), port=0, log_config=None)
+    server = uvicorn.Server(config)
+    thread = threading.Thread(target=server.run)
+    thread.start()
+    while not server.started:
+        time.sleep(0.01)
+    port = server.servers[0].sockets[0].getsockname()[1]
+    yield f"http://127.0.0.1:{port}", log
+    server.should_exit = True
+    thread.join()
+    log.close()
+
+
+def rows_of(log: Any, count: int, timeout: float = 15.0) -> list[dict[str, Any]]:
+    deadline = time.monotonic() + timeout
+    while time.monotonic() < deadline:
+        batches = [batch for _, batch in log.read(0, limit_rows=100_000)]
+        rows: list[dict[str, Any]] = [row for batch in batches for row in batch.to_pylist()]
+        if len(rows) >= count:
+            return rows
+        time.sleep(0.05)
+    raise AssertionError(f"{len(rows)} rows, not {count}")
+
+
+@pytest.mark.parametrize("kind", ["pyvoy", "uvicorn"])
+def test_one_row_per_instance_whatever_the_protocol(
+    start: Any, model_dir: Path, tmp_path: Path, collector: Any, truth: Any, kind: str
+) -> None:
+    url, log = collector
+    served = start(
+        model_dir,
+        *("--version", "3", "--arm", "canary", "--transformer", "moody:Moody"),
+        *("--records", url, "--spool", str(tmp_path / "spool")),
+        kind=kind,
+    )
+    waits = [0.001, 0.001]
+    instances = [{"raw": row, "wait": 0.001} for row in ROWS]
+    v1 = httpx.post(
+        f"{served.url}/v1/models/toy:predict",
+        json={"instances": instances},
+        headers={"x-request-id": "one"},
+    )
+    inputs = [
+        {"name": "raw", "datatype": "FP32", "shape": [2, 4], "data": ROWS},
+        {"name": "wait", "datatype": "FP32", "shape": [2], "data": waits},
+    ]
+    v2 = httpx.post(f"{served.url}/v2/models/toy/infer", json={"inputs": inputs, "id": "two"})
+    with triton_grpc.InferenceServerClient(f"127.0.0.1:{served.grpc_port}") as triton:
+        raw = triton_grpc.InferInput("raw", [2, 4], "FP32")
+        raw.set_data_from_numpy(np.array(ROWS, np.float32))
+        wait = triton_grpc.InferInput("wait", [2], "FP32")
+        wait.set_data_from_numpy(np.array(waits, np.float32))
+        triton.infer("toy", [raw, wait], headers={"x-request-id": "three"})
+    broken = httpx.post(
+        f"{served.url}/v1/models/toy:predict",
+        json={"instances": [{"raw": [666, 0, 0, 0], "wait": 0}]},
+        headers={"x-request-id": "four"},
+    )
+    refused = httpx.post(f"{served.url}/v1/models/toy:predict", json={"instances": [3]})
+    assert [a.status_code for a in (v1, v2, broken, refused)] == [200, 200, 500, 400]
+
+    rows = rows_of(log, 7)
+    assert len(rows) == 7, "a request that never reached the model leaves no record"
+    labels, shares = truth(np.array(ROWS) * 2)
+    for request_id, protocol in (("one", "v1"), ("two", "v2"), ("three", "grpc")):
+        mine = [row for row in rows if row["request_id"] == request_id]
+        assert [row["row"] for row in mine] == [0, 1]
+        for index, row in enumerate(mine):
+            assert row["protocol"] == protocol
+            assert (row["model_name"], row["model_version"], row["arm"]) == ("toy", "3", "canary")
+            assert row["status"] == 200
+            assert 0 <= row["queue_us"] <= row["latency_us"] < 5_000_000
+            assert row["batch_rows"] == 2
+            assert row["f0"] == pytest.approx(ROWS[index][0] * 2), "what the network was given"
+            assert row["label"] == labels[index]
+            assert row["p_fault"] == pytest.approx(shares[index][1], rel=1e-4)
+    (failed,) = [row for row in rows if row["request_id"] == "four"]
+    assert (failed["status"], failed["f0"], failed["label"]) == (500, None, None)
+    assert failed["error"]
+
+    assert served.stop() == 0
+    stats = spool_stats(tmp_path / "spool")
+    assert (stats.emitted_rows, stats.pending_rows, stats.dropped_rows) == (7, 0, 0)
+
+
+@pytest.mark.slow
+def test_a_killed_server_loses_no_record_of_an_answer(
+    start: Any, model_dir: Path, tmp_path: Path, collector: Any
+) -> None:
+    url, log = collector
+    spool = tmp_path / "spool"
+    # The collector is away at first: the records can only be on disk.
+    arguments = ("--records", "http://127.0.0.1:9", "--spool", str(spool))
+    served = start(model_dir, *arguments)
+    answered = asyncio.run(_load_until_killed(served))
+    assert answered > 20
+    before = spool_stats(spool)
+    assert answered <= before.emitted_rows <= answered + 8, "8 may have been on their way"
+    again = start(
+        model_dir, "--version", "2", "--records", url, "--spool", str(spool), port=served.port
+    )
+    rows = rows_of(log, before.emitted_rows)
+    assert {row["model_version"] for row in rows} == {"1"}, "the dead server's, by the next one"
+    assert len({row["request_id"] for row in rows}) == before.emitted_rows == len(rows)
+    text = httpx.get(f"{again.url}/metrics").text
+    assert "coalmine_records_pending" in text
+    assert f'revision="2"}} {float(before.emitted_rows)}' in text
+
+
+async def _load_until_killed(served: Any) -> int:
+    answered = 0
+
+    async def ask(client: httpx.AsyncClient) -> None:
+        nonlocal answered
+        while True:
+            answer = await client.post(
+                f"{served.url}/v1/models/toy:predict", json={"instances": [[1, 2, 3, 4]]}
+            )
+            assert answer.status_code == 200
+            answered += 1
+
+    async with httpx.AsyncClient(timeout=10) as client:
+        tasks = [asyncio.create_task(ask(client)) for _ in range(8)]
+        await asyncio.sleep(0.5)
+        os.kill(served.process.pid, signal.SIGKILL)
+        results = await asyncio.gather(*tasks, return_exceptions=True)
+    assert all(isinstance(result, httpx.TransportError) for result in results)
+    return answered
