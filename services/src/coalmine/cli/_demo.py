@@ -1,0 +1,92 @@
+"""`coalmine demo` and `coalmine bench`: the whole loop shown, and measured."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+__all__ = ["register"]
+
+
+class _Scenario(StrEnum):
+    CHEMISTRY = "chemistry"
+    COLD = "cold"
+    SENSOR_FAULT = "sensor-fault"
+    BAD_CANDIDATE = "bad-candidate"
+    NONE = "none"
+
+
+def register(app: typer.Typer) -> None:
+    """Add the commands of this module."""
+    app.command(epilog="Example:  coalmine demo --scenario cold --seed 3 --report out")(demo)
+    app.command(epilog="Example:  coalmine bench --seconds 5 --json bench.json")(bench)
+
+
+def demo(
+    scenario: Annotated[
+        _Scenario, typer.Option(help="What happens in the world")
+    ] = _Scenario.CHEMISTRY,
+    seed: Annotated[int, typer.Option(help="Seed of the fleet and the training")] = 7,
+    report: Annotated[Path, typer.Option(help="Directory of the report")] = Path("coalmine-report"),
+    headless: Annotated[
+        bool, typer.Option("--headless", help="JSON lines instead of the live view")
+    ] = False,
+    port: Annotated[
+        int | None, typer.Option(help="First of eight ports [default: free ones]", max=65528)
+    ] = None,
+    state: Annotated[
+        Path | None, typer.Option(help="State directory [default: a temporary one]")
+    ] = None,
+    data: Annotated[
+        Path | None, typer.Option(help="Real telemetry to train the first model with", exists=True)
+    ] = None,
+    keep_state: Annotated[
+        bool, typer.Option("--keep-state", help="Keep the temporary state directory")
+    ] = False,
+) -> None:
+    """Run the whole loop once, unattended: serve, drift, alert, retrain, canary, promote.
+
+    Exits 0 only if the loop did what the scenario expects.
+    """
+    from coalmine.demo import DemoOptions, Scenario, run_demo
+
+    options = DemoOptions(
+        scenario=Scenario(scenario.value),
+        seed=seed,
+        report=report,
+        headless=headless,
+        port=port,
+        state=state,
+        data=data,
+        keep_state=keep_state,
+    )
+    raise typer.Exit(run_demo(options))
+
+
+def bench(
+    url: Annotated[
+        str | None, typer.Option(help="A running gateway or server [default: one is started]")
+    ] = None,
+    model: Annotated[
+        Path | None, typer.Option(help="Model directory that --url serves", exists=True)
+    ] = None,
+    seconds: Annotated[float, typer.Option(help="Length of one measurement", min=0.1)] = 1.0,
+    rounds: Annotated[int, typer.Option(help="Measurements of each target", min=1)] = 3,
+    windows: Annotated[list[int] | None, typer.Option(help="Windows of one request")] = None,
+    connections: Annotated[list[int] | None, typer.Option(help="Requests at a time")] = None,
+    json: Annotated[Path | None, typer.Option(help="Write the numbers here too")] = None,
+) -> None:
+    """Measure the gateway and the model server against the same model in process, as ratios."""
+    from dataclasses import replace
+
+    from coalmine_loadtests.bench import BenchOptions, run_bench
+
+    options = BenchOptions(url=url, model=model, seconds=seconds, rounds=rounds, json=json)
+    if windows:
+        options = replace(options, windows=tuple(windows))
+    if connections:
+        options = replace(options, connections=tuple(connections))
+    raise typer.Exit(run_bench(options))

@@ -1,0 +1,115 @@
+"""`coalmine rollout ...`: offer a version, watch, pause, decide by hand."""
+
+from __future__ import annotations
+
+import getpass
+from typing import Annotated, Any
+
+import typer
+
+from coalmine.cli._client import StateOption, find_running, request
+from coalmine.cli._errors import CommandError
+from coalmine.cli._show import show
+
+__all__ = ["app"]
+
+app = typer.Typer(
+    help="Offer a model version, watch it being judged, pause or decide by hand.",
+    no_args_is_help=True,
+    epilog="Examples:  coalmine rollout start 4  |  coalmine rollout abort --reason 'wrong data'",
+)
+
+_FINAL = ("promoted", "rolled_back", "aborted")
+IdArgument = Annotated[
+    str | None, typer.Argument(help="The rollout [default: the one that runs]", metavar="ID")
+]
+ReasonOption = Annotated[str, typer.Option(help="Why, for the ledger")]
+
+
+@app.command(epilog="Example:  coalmine rollout start 4 --reason 'trained on July'")
+def start(
+    version: Annotated[str, typer.Argument(help="Model version in the registry")],
+    shadow: Annotated[
+        bool, typer.Option(help="Judge it on mirrored requests before it answers any")
+    ] = True,
+    reason: ReasonOption = "asked for on the command line",
+    state: StateOption = None,
+) -> None:
+    """Offer a version; evidence then decides whether it is promoted or rolled back."""
+    body = {"version": version, "shadow": shadow, "reason": reason, "actor": getpass.getuser()}
+    answer = request(find_running(state), "rollout", "/v1/rollouts", method="POST", body=body)
+    typer.echo(f"rollout {answer['id']} of version {version}; see: coalmine rollout status")
+
+
+@app.command(epilog="Example:  coalmine rollout status")
+def status(rollout: IdArgument = None, state: StateOption = None) -> None:
+    """Show one rollout: state, verdict, weights, evidence, and its ledger."""
+    running = find_running(state)
+    key = rollout or _newest(running)["id"]
+    show(request(running, "rollout", f"/v1/rollouts/{key}"))
+
+
+@app.command(epilog="Example:  coalmine rollout history")
+def history(state: StateOption = None) -> None:
+    """List all rollouts, newest first."""
+    for rollout in _all(find_running(state)):
+        typer.echo(
+            f"{rollout['id']}  version {rollout['version']}  {rollout['state']}  "
+            f"{rollout.get('verdict') or ''}".rstrip()
+        )
+
+
+@app.command(epilog="Example:  coalmine rollout pause")
+def pause(rollout: IdArgument = None, reason: ReasonOption = "", state: StateOption = None) -> None:
+    """Keep the weights as they are until resumed; a regression still rolls back."""
+    _act("pause", rollout, reason=reason, state=state)
+
+
+@app.command(epilog="Example:  coalmine rollout resume")
+def resume(
+    rollout: IdArgument = None, reason: ReasonOption = "", state: StateOption = None
+) -> None:
+    """Go on where it was paused."""
+    _act("resume", rollout, reason=reason, state=state)
+
+
+@app.command(epilog="Example:  coalmine rollout promote --reason 'checked by hand'")
+def promote(
+    rollout: IdArgument = None, reason: ReasonOption = "", state: StateOption = None
+) -> None:
+    """Promote now, whatever the evidence; the ledger says who did."""
+    _act("promote", rollout, reason=reason, state=state)
+
+
+@app.command(epilog="Example:  coalmine rollout abort --reason 'wrong data'")
+def abort(rollout: IdArgument = None, reason: ReasonOption = "", state: StateOption = None) -> None:
+    """Send all requests back to stable and end the rollout."""
+    _act("abort", rollout, reason=reason, state=state)
+
+
+def _act(action: str, rollout: str | None, *, reason: str, state: Any) -> None:
+    running = find_running(state)
+    key = rollout or _running_one(running)["id"]
+    body = {"reason": reason or "asked for on the command line", "actor": getpass.getuser()}
+    path = f"/v1/rollouts/{key}/{action}"
+    answer = request(running, "rollout", path, method="POST", body=body)
+    typer.echo(f"rollout {key}: {answer.get('state', action)}")
+
+
+def _all(running: Any) -> list[dict[str, Any]]:
+    rollouts: list[dict[str, Any]] = request(running, "rollout", "/v1/rollouts")["rollouts"]
+    return sorted(rollouts, key=lambda rollout: rollout["started"] or 0.0, reverse=True)
+
+
+def _newest(running: Any) -> dict[str, Any]:
+    rollouts = _all(running)
+    if not rollouts:
+        raise CommandError("no rollout yet; start one with: coalmine rollout start VERSION")
+    return rollouts[0]
+
+
+def _running_one(running: Any) -> dict[str, Any]:
+    for rollout in _all(running):
+        if rollout["state"] not in _FINAL:
+            return rollout
+    raise CommandError("no rollout runs; see those of the past with: coalmine rollout history")

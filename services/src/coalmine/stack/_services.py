@@ -1,0 +1,164 @@
+"""The services of the control side: how each is put together from the others' addresses.
+
+One place wires every app, whether all run in one process (`coalmine up`) or each alone (`coalmine
+run`). Imports are inside: a process loads what it runs.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from contextlib import AsyncExitStack
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from coalmine.clock import SYSTEM_CLOCK, Clock
+from coalmine.spec import ServiceSpec
+from coalmine.stack._errors import StackError
+from coalmine.stack._ports import Ports, url
+from coalmine.stack._state import StateDirectory
+
+if TYPE_CHECKING:
+    from fastapi import FastAPI
+
+__all__ = ["MONITORS", "SERVICES", "Surroundings", "build_service", "services_for"]
+
+MONITORS = ("drift", "performance", "quality")
+#: In the order in which they start: a service finds those before it.
+SERVICES = ("collector", *MONITORS, "rollout", "retrainer", "notifier")
+
+
+def services_for(service: ServiceSpec, *, embedded_alerts: bool) -> tuple[str, ...]:
+    """The services that a model service needs, in their order."""
+    unneeded: set[str] = set()
+    if service.retraining is None:
+        unneeded |= {"retrainer", "notifier"}  # there is nobody to tell
+    if not embedded_alerts:
+        unneeded.add("notifier")
+    return tuple(name for name in SERVICES if name not in unneeded)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Surroundings:
+    """What a service is given: the model service, where state lives, where the others are."""
+
+    service: ServiceSpec
+    state: StateDirectory
+    ports: Ports
+    telemetry: Path | None = None
+    """Real telemetry for the first training; None: the application's simulator."""
+
+    seed: int = 0
+    clock: Clock = SYSTEM_CLOCK
+    environ: Mapping[str, str] = field(default_factory=lambda: dict(os.environ))
+
+    def url_of(self, service: str) -> str:
+        """Base URL of another service: `COALMINE_<NAME>_URL`, else the local control process."""
+        given = self.environ.get(f"COALMINE_{service.upper()}_URL")
+        return given or f"{url(self.ports.control)}/{service}"
+
+    @property
+    def log_url(self) -> str:
+        """The record log."""
+        return f"sqlite:///{self.state.database('records').absolute()}"
+
+
+async def build_service(name: str, around: Surroundings, resources: AsyncExitStack) -> FastAPI:
+    """The app of one of `SERVICES`; what it needs open is closed by `resources`."""
+    if name == "collector":
+        return _collector(around, resources)
+    if name in MONITORS:
+        return _monitor(name, around, resources)
+    if name == "rollout":
+        return await _rollout(around, resources)
+    if name == "retrainer":
+        return _retrainer(around)
+    if name == "notifier":
+        return _notifier(around)
+    raise StackError(f"no service is named {name!r}; there are: {', '.join(SERVICES)}")
+
+
+def _collector(around: Surroundings, resources: AsyncExitStack) -> FastAPI:
+    from coalmine.records import create_collector, open_log
+
+    log = open_log(around.log_url, clock=around.clock)
+    resources.callback(log.close)
+    return create_collector(log, clock=around.clock)
+
+
+def _monitor(name: str, around: Surroundings, resources: AsyncExitStack) -> FastAPI:
+    import coalmine_monitors
+    from coalmine.records import open_log
+
+    create = {
+        "drift": coalmine_monitors.create_drift_app,
+        "performance": coalmine_monitors.create_performance_app,
+        "quality": coalmine_monitors.create_quality_app,
+    }[name]
+    log = open_log(around.log_url, clock=around.clock)
+    resources.callback(log.close)
+    return create(
+        around.service,
+        log=log,
+        state=around.state.database(name),
+        models=around.state.models.absolute(),
+        clock=around.clock,
+    )
+
+
+async def _rollout(around: Surroundings, resources: AsyncExitStack) -> FastAPI:
+    from coalmine.gateway import EnvoyGateway
+    from coalmine.retraining import local_registry
+    from coalmine.rollout import create_app
+    from coalmine.stack._arms import LocalArmHost
+
+    gateway = EnvoyGateway(
+        around.state.envoy.absolute(),
+        admin_url=url(around.ports.admin),
+        routing=around.service.routing,
+        clock=around.clock,
+    )
+    await resources.enter_async_context(gateway)
+    return create_app(
+        around.service,
+        state=around.state.database("rollout"),
+        router=gateway,
+        host=LocalArmHost(
+            around.state.arms, model_name=around.service.name, ports=around.ports.arms
+        ),
+        registry=local_registry(around.service.name, state=around.state.root),
+        evidence_url=around.url_of("performance"),
+        clock=around.clock,
+    )
+
+
+def _retrainer(around: Surroundings) -> FastAPI:
+    from coalmine.retraining import create_app
+
+    if around.service.retraining is None:
+        raise StackError(
+            "retraining: the service file has no such section, add one with `pipeline`"
+        )
+    return create_app(
+        around.service,
+        state=around.state.root.absolute(),
+        log_uri=around.log_url,
+        quality_url=around.url_of("quality"),
+        rollout_url=around.url_of("rollout"),
+        telemetry=around.telemetry,
+        seed=around.seed,
+        clock=around.clock,
+    )
+
+
+def _notifier(around: Surroundings) -> FastAPI:
+    from coalmine.stack._notifier import create_notifier
+
+    return create_notifier(
+        {monitor: around.url_of(monitor) for monitor in MONITORS},
+        receiver=f"{around.url_of('retrainer')}/v1/alerts",
+        external_url=around.url_of("notifier"),
+        state=around.state.root / "notifier.json",
+        clock=around.clock,
+    )

@@ -1,0 +1,146 @@
+"""The shipped rules and configurations, judged by Prometheus' own tools where installed."""
+
+from __future__ import annotations
+
+import io
+import json
+import logging
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+import yaml
+
+from coalmine.incidents import ALERT_NAMES
+from coalmine.observability import (
+    ScrapeTarget,
+    alertmanager_config,
+    configure_logging,
+    prometheus_config,
+    rules_file,
+)
+
+PROMTOOL = shutil.which("promtool")
+needs_promtool = pytest.mark.skipif(PROMTOOL is None, reason="promtool is not on the PATH")
+
+SERIES = (
+    'coalmine_incident_open{{model_name="ev",revision="3",monitor="m",kind="{kind}",feature="{f}"}}'
+)
+
+
+def promtool(*arguments: str) -> str:
+    assert PROMTOOL is not None
+    done = subprocess.run((PROMTOOL, *arguments), capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+def test_every_kind_of_incident_has_its_alert() -> None:
+    (group,) = yaml.safe_load(rules_file().read_text())["groups"]
+    rules = {rule["alert"]: rule["expr"] for rule in group["rules"]}
+    assert set(rules) == set(ALERT_NAMES.values())
+    for kind, alert in ALERT_NAMES.items():
+        assert f'kind="{kind}"' in rules[alert]
+
+
+@needs_promtool
+def test_the_rules_fire_and_do_not_fire(tmp_path: Path) -> None:
+    drift, quality = (
+        SERIES.format(kind="drift", f="soc"),
+        SERIES.format(kind="data_quality", f=""),
+    )
+    accuracy = SERIES.format(kind="accuracy", f="")
+    tests = {
+        "rule_files": [str(rules_file())],
+        "evaluation_interval": "1s",
+        "tests": [
+            {
+                "interval": "1s",
+                "input_series": [
+                    # Opens at 5 s, is away (a restarted monitor) from 10 to 20 s, closes at 21 s.
+                    {"series": drift, "values": "0x4 1x4 stale _x9 1 0x100"},
+                    {"series": accuracy, "values": "0x200"},
+                    {"series": quality, "values": "1x5 stale _x100"},
+                ],
+                "alert_rule_test": [
+                    _alert("CoalmineDrift", "4s", None),
+                    _alert("CoalmineDrift", "5s", "drift"),
+                    _alert("CoalmineDrift", "15s", "drift"),
+                    _alert("CoalmineDrift", "23s", None),
+                    _alert("CoalmineAccuracyLoss", "100s", None),
+                    _alert("CoalmineDataQuality", "3s", "data_quality"),
+                    _alert("CoalmineDataQuality", "60s", None),
+                ],
+            }
+        ],
+    }
+    file = tmp_path / "tests.yaml"
+    file.write_text(yaml.safe_dump(tests))
+    promtool("test", "rules", str(file))
+
+
+def _alert(name: str, at: str, kind: str | None) -> dict[str, object]:
+    expected = []
+    if kind is not None:
+        feature = {"feature": "soc"} if kind == "drift" else {}
+        severity = "warning" if kind == "drift" else "critical"
+        labels = {
+            "model_name": "ev", "revision": "3", "monitor": "m", "kind": kind,
+            "severity": severity, **feature,
+        }  # fmt: skip
+        (group,) = yaml.safe_load(rules_file().read_text())["groups"]
+        rule = next(rule for rule in group["rules"] if rule["alert"] == name)
+        expected = [{"exp_labels": labels, "exp_annotations": _render(rule, feature)}]
+    return {"eval_time": at, "alertname": name, "exp_alerts": expected}
+
+
+def _render(rule: dict[str, dict[str, str]], feature: dict[str, str]) -> dict[str, str]:
+    text = rule["annotations"]["summary"]
+    named = f": {feature['feature']}" if feature else ""
+    text = text.replace("{{ with $labels.feature }}: {{ . }}{{ end }}", named)
+    text = text.replace("{{ $labels.model_name }} {{ $labels.revision }}", "ev 3")
+    assert "{{" not in text
+    return {**rule["annotations"], "summary": text}
+
+
+@needs_promtool
+def test_prometheus_takes_its_configuration(tmp_path: Path) -> None:
+    file = tmp_path / "prometheus.yaml"
+    targets = [ScrapeTarget("drift", "127.0.0.1:8081", "/drift/metrics")]
+    file.write_text(prometheus_config(targets, alertmanager="127.0.0.1:8087"))
+    assert "SUCCESS" in promtool("check", "config", str(file))
+
+
+def test_alertmanager_tells_of_the_end_too() -> None:
+    config = yaml.safe_load(alertmanager_config("http://127.0.0.1/retrainer/v1/alerts"))
+    (receiver,) = config["receivers"]
+    assert receiver["name"] == config["route"]["receiver"]
+    assert receiver["webhook_configs"][0]["send_resolved"] is True
+
+
+def test_logs_are_json_lines() -> None:
+    stream = io.StringIO()
+    root = logging.getLogger()
+    handlers, level = list(root.handlers), root.level
+    try:
+        configure_logging(stream=stream)
+        logging.getLogger("coalmine.x").info("alert %s", "firing", extra={"revision": "3"})
+        logging.getLogger("httpx").info("a line for each request")
+        try:
+            raise ValueError("boom")
+        except ValueError:
+            logging.getLogger("coalmine.x").exception("it failed")
+    finally:
+        root.handlers[:] = handlers
+        root.setLevel(level)
+    first, second = [json.loads(line) for line in stream.getvalue().splitlines()]
+    assert first["message"] == "alert firing"
+    assert (first["level"], first["logger"], first["revision"]) == ("info", "coalmine.x", "3")
+    assert first["time"].endswith("+00:00")
+    assert "ValueError: boom" in second["traceback"]
+
+
+def test_the_chart_ships_the_same_rules() -> None:
+    chart = Path(__file__).parents[3] / "charts" / "rules" / "coalmine.yaml"
+    assert chart.read_text() == rules_file().read_text()
