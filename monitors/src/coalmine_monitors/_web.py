@@ -1,0 +1,68 @@
+"""What all monitors' apps share: the worker in the lifespan, health, metrics, incidents, errors."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any, Protocol
+
+from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse, Response
+from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
+
+from coalmine_monitors._metrics import SnapshotCollector
+from coalmine_monitors._state import StateStore
+from coalmine_monitors._worker import Monitor, Worker
+
+__all__ = ["monitor_app"]
+
+
+class _Served(Monitor, Protocol):
+    metrics: SnapshotCollector
+
+    @property
+    def evaluated_to(self) -> float:
+        """Record time up to which records are judged."""
+
+
+def monitor_app(monitor: _Served, *, store: StateStore, title: str) -> FastAPI:
+    """The app of a monitor, to which its own routes are added."""
+
+    @asynccontextmanager
+    async def lifespan(_: FastAPI) -> AsyncIterator[None]:
+        worker = Worker(monitor, name=title)
+        worker.start()
+        try:
+            yield
+        finally:
+            await asyncio.to_thread(worker.stop)
+            if not worker.alive:
+                await asyncio.to_thread(store.close)
+
+    app = FastAPI(title=f"coalmine {title}", lifespan=lifespan)
+
+    @app.exception_handler(RequestValidationError)
+    async def invalid(_: Request, error: RequestValidationError) -> JSONResponse:
+        first = error.errors()[0]
+        key = ".".join(str(part) for part in first["loc"][1:])
+        return JSONResponse({"error": f"{key}: {first['msg']}"}, status_code=400)
+
+    @app.get("/healthz")
+    async def healthz() -> dict[str, str]:
+        return {"status": "ok"}
+
+    @app.get("/metrics")
+    async def metrics() -> Response:
+        return Response(generate_latest(monitor.metrics.registry), media_type=CONTENT_TYPE_LATEST)
+
+    # Not async: they read SQLite, so they belong in the pool of threads.
+    @app.get("/v1/incidents")
+    def incidents(open: bool = False) -> dict[str, Any]:
+        return {
+            "incidents": [item.model_dump(mode="json") for item in store.incidents(only_open=open)],
+            "evaluated_to": monitor.evaluated_to,
+        }
+
+    return app

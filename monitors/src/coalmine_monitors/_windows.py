@@ -1,0 +1,334 @@
+"""Window after window of the stable version's records, judged by a detector: drift and quality.
+
+The same code drives both monitors. It reads the log in order, finds the stable version, gives its
+rows to the detector, and keeps the incident that the detector's findings make. A window ends after
+a number of rows, wherever the log's batches end, so verdicts depend on the log alone: not on when
+it was read, in which pieces, or how often the monitor died meanwhile.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import asdict, dataclass, replace
+from typing import Any, Protocol
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+from prometheus_client.core import Metric
+
+from coalmine.arms import Arm
+from coalmine.clock import Clock
+from coalmine.incidents import Incident, IncidentKind
+from coalmine.modeldir import Column
+from coalmine.records import RecordLog
+from coalmine_monitors._catalog import Catalog, Deployed
+from coalmine_monitors._errors import UnusableReferenceError
+from coalmine_monitors._incidents import Finding, close, follow
+from coalmine_monitors._metrics import SnapshotCollector, counter, gauge, incident_metrics
+from coalmine_monitors._rows import answered, matrix, times
+from coalmine_monitors._state import Saved, StateStore, put_history, put_incidents, save
+from coalmine_monitors._versions import StableVersion, batch_arm, batch_version
+
+__all__ = ["Detector", "WindowMonitor"]
+
+_log = logging.getLogger(__name__)
+
+#: Rows read at a time: some tens of milliseconds of work.
+READ_ROWS = 20_000
+
+Floats = NDArray[np.float64]
+
+
+class Detector(Protocol):
+    """Judges tumbling windows of one version's rows. Its state has a fixed size."""
+
+    @property
+    def columns(self) -> tuple[Column, ...]:
+        """What `update` takes, in order."""
+
+    @property
+    def room(self) -> int:
+        """Rows until the present window is full."""
+
+    @property
+    def windows(self) -> int:
+        """Windows judged so far."""
+
+    @property
+    def finding(self) -> Finding | None:
+        """What the last judged window led to."""
+
+    @property
+    def report(self) -> Mapping[str, Any]:
+        """Numbers of the last judged window, to be looked at."""
+
+    def update(self, rows: Floats, at: Floats) -> None:
+        """Take at most `room` rows [n, columns], NaN where missing, with their record times [n]."""
+
+    def state(self) -> dict[str, Any]:
+        """Everything that `restore` needs, for JSON."""
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        """Become the detector that gave `state`."""
+
+
+Build = Callable[[Deployed], Detector]
+Shown = Callable[[str, Detector], Iterable[Metric]]
+
+
+@dataclass(frozen=True)
+class _Position:
+    """The part of the state that is not the detector's. Frozen: a step makes the next one."""
+
+    stable: StableVersion = StableVersion()
+    incident: Incident | None = None
+    evaluated_to: float = 0.0
+    unjudged_rows: int = 0
+    """Rows of versions without a usable reference."""
+
+
+class WindowMonitor:
+    """The monitor of one kind; `build` makes the detector of a version, `shown` its metrics."""
+
+    def __init__(
+        self,
+        kind: IncidentKind,
+        *,
+        model: str,
+        log: RecordLog,
+        store: StateStore,
+        catalog: Catalog,
+        clock: Clock,
+        build: Build,
+        shown: Shown,
+    ) -> None:
+        self.metrics = SnapshotCollector()
+        self._kind: IncidentKind = kind
+        self._model = model
+        self._log = log
+        self._store = store
+        self._catalog = catalog
+        self._clock = clock
+        self._build = build
+        self._shown = shown
+        self._failures = 0
+        self._incidents: list[Incident] = []
+        self._saved = Saved()
+        self._position = _Position()
+        self._detector: Detector | None = None
+        self._next: tuple[str, Detector | None] | None = None
+
+    # What the worker calls.
+
+    def load(self) -> None:
+        """Take up the persisted state."""
+        self._saved = self._store.load()
+        body = self._saved.body
+        self._position = _position(body)
+        self._incidents = self._store.incidents()
+        self._detector = None
+        self._next = None
+
+    def step(self) -> bool:
+        """Judge what the log has, up to `READ_ROWS`; whether there is more."""
+        if not self._resume():
+            return False
+        began = self._clock.monotonic()
+        cursor = self._saved.cursors.get("records", 0)
+        batches = self._log.read(cursor, limit_rows=READ_ROWS)
+        taken = cursor
+        changed: dict[str, Incident] = {}
+        windows: list[dict[str, Any]] = []
+        for offset, batch in batches:
+            if not self._prepared(batch):
+                break
+            self._take(batch, changed=changed, windows=windows)
+            taken = offset
+        if taken != cursor:
+            after = Saved({"records": taken}, self._body())
+            with self._store.step(self._saved) as connection:
+                save(connection, after)
+                put_incidents(connection, changed.values())
+                put_history(connection, windows)
+            self._saved = after
+            if changed:
+                self._incidents = self._store.incidents()
+        self._publish(taken, seconds=self._clock.monotonic() - began)
+        return taken != cursor
+
+    def failed(self) -> None:
+        """Count a step that raised."""
+        self._failures += 1
+
+    # What the HTTP side calls, from other threads.
+
+    @property
+    def evaluated_to(self) -> float:
+        """Record time of the end of the last judged window; 0 before it."""
+        return float(self._store.load().body.get("evaluated_to", 0.0))
+
+    def _resume(self) -> bool:
+        """Make the detector that the persisted state is of; False while its files are missing."""
+        state = self._saved.body.get("detector")
+        if self._detector is not None or state is None:
+            return True
+        deployed = self._catalog.find(str(self._position.stable.version), with_reference=True)
+        if deployed is None:
+            return False
+        self._detector = self._built(deployed)
+        if self._detector is not None:
+            self._detector.restore(state)
+        return True
+
+    def _prepared(self, batch: pa.RecordBatch) -> bool:
+        """Whether the batch can be judged now: a new version's files have to be there first."""
+        stable = self._position.stable.after(batch)
+        known = {self._position.stable.version, self._next[0] if self._next else None}
+        if stable.version is None or stable.version in known:
+            return True
+        deployed = self._catalog.find(stable.version, with_reference=True)
+        if deployed is None:
+            return False
+        self._next = (stable.version, self._built(deployed))
+        return True
+
+    def _built(self, deployed: Deployed) -> Detector | None:
+        if deployed.card is None:
+            _log.warning(
+                "%s: version %s has no model.yaml; not judged", self._kind, deployed.version
+            )
+            return None
+        try:
+            return self._build(deployed)
+        except UnusableReferenceError as error:
+            _log.warning("%s: version %s is not judged: %s", self._kind, deployed.version, error)
+            return None
+
+    def _take(
+        self,
+        batch: pa.RecordBatch,
+        *,
+        changed: dict[str, Incident],
+        windows: list[dict[str, Any]],
+    ) -> None:
+        stable = self._position.stable.after(batch)
+        if stable.version != self._position.stable.version:
+            self._switch(stable, changed=changed)
+        self._position = replace(self._position, stable=stable)
+        if (
+            batch.num_rows == 0
+            or batch_version(batch) != stable.version
+            or batch_arm(batch) not in (Arm.STABLE, Arm.CANARY)
+        ):
+            return
+        batch = answered(batch)
+        if self._detector is None:
+            unjudged = self._position.unjudged_rows + batch.num_rows
+            self._position = replace(self._position, unjudged_rows=unjudged)
+            return
+        rows, at = matrix(batch, self._detector.columns), times(batch)
+        start = 0
+        while start < len(rows):
+            end = start + self._detector.room
+            judged = self._detector.windows
+            self._detector.update(rows[start:end], at[start:end])
+            start = end
+            if self._detector.windows > judged:
+                self._book(self._detector, changed=changed, windows=windows)
+
+    def _switch(self, stable: StableVersion, *, changed: dict[str, Incident]) -> None:
+        """Go over to another version: what was wrong with the old one is over."""
+        incident = self._position.incident
+        if incident is not None:
+            changed[incident.id] = close(incident, at=stable.newest)
+        self._position = replace(self._position, incident=None)
+        self._detector = self._next[1] if self._next else None
+        self._next = None
+
+    def _book(
+        self,
+        detector: Detector,
+        *,
+        changed: dict[str, Incident],
+        windows: list[dict[str, Any]],
+    ) -> None:
+        finding = detector.finding
+        if finding is None:
+            return
+        version = str(self._position.stable.version)
+        incident = follow(
+            self._position.incident, finding, kind=self._kind, model=self._model, version=version
+        )
+        if incident is not None:
+            changed[incident.id] = incident
+        still_open = incident if incident is not None and incident.closed_at is None else None
+        self._position = replace(
+            self._position,
+            incident=still_open,
+            evaluated_to=max(finding.end, self._position.evaluated_to),
+        )
+        number = detector.windows
+        windows.append({"version": version, "window": number, **detector.report})
+
+    def _body(self) -> dict[str, Any]:
+        position = self._position
+        incident = position.incident
+        return {
+            "stable": asdict(position.stable),
+            "incident": None if incident is None else incident.model_dump(mode="json"),
+            "evaluated_to": position.evaluated_to,
+            "unjudged_rows": position.unjudged_rows,
+            "detector": None if self._detector is None else self._detector.state(),
+        }
+
+    def _publish(self, cursor: int, *, seconds: float) -> None:
+        version = self._position.stable.version
+        labels = ("model_name", "revision", "monitor")
+        here = (self._model, version or "", self._kind)
+        numbers = {
+            "last_evaluation_timestamp_seconds": (
+                "Record time up to which records are judged.", self._position.evaluated_to,
+            ),
+            "monitor_lag_batches": (
+                "Batches in the log that are not consumed.", self._log.end_offset() - cursor,
+            ),
+            "evaluation_duration_seconds": ("Duration of the last step.", seconds),
+        }  # fmt: skip
+        metrics = [
+            gauge(f"coalmine_{name}", text, labels=labels, samples=[(here, value)])
+            for name, (text, value) in numbers.items()
+        ]
+        counts = {
+            "coalmine_monitor_errors_total": ("Steps that failed.", self._failures),
+            "coalmine_monitor_unjudged_rows_total": (
+                "Rows of versions without a usable reference.", self._position.unjudged_rows,
+            ),
+        }  # fmt: skip
+        metrics += [
+            counter(name, text, labels=labels, samples=[(here, value)])
+            for name, (text, value) in counts.items()
+        ]
+        metrics += incident_metrics(
+            self._incidents,
+            model=self._model,
+            version=version,
+            monitor=self._kind,
+            kind=self._kind,
+        )
+        if self._detector is not None:
+            metrics += self._shown(str(version), self._detector)
+        self.metrics.publish(metrics)
+
+
+def _position(body: Mapping[str, Any]) -> _Position:
+    if not body:
+        return _Position()
+    incident = body["incident"]
+    return _Position(
+        stable=StableVersion(**body["stable"]),
+        incident=None if incident is None else Incident.model_validate(incident),
+        evaluated_to=body["evaluated_to"],
+        unjudged_rows=body["unjudged_rows"],
+    )

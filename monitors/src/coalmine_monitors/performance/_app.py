@@ -1,0 +1,127 @@
+"""The performance monitor as a service."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import Annotated
+
+from fastapi import FastAPI, Query
+
+from coalmine.clock import SYSTEM_CLOCK, Clock
+from coalmine.records import RecordLog
+from coalmine.spec import ServiceSpec
+from coalmine_monitors._catalog import Catalog
+from coalmine_monitors._state import StateStore
+from coalmine_monitors._web import monitor_app
+from coalmine_monitors.performance import _blocks, _join
+from coalmine_monitors.performance._blocks import LATENCY_EDGES_US, read_blocks, read_pairs
+from coalmine_monitors.performance._monitor import PerformanceMonitor
+from coalmine_monitors.performance._reign import Reign
+from coalmine_monitors.performance._schema import Evidence, Performance
+from coalmine_monitors.performance._summary import summarise
+
+__all__ = ["create_performance_app"]
+
+#: Blocks shorter than this would be mostly empty, and a length of 0 is none.
+_SHORTEST_BLOCK = 0.1
+#: Windows that `GET /v1/performance` gives at most, per arm.
+_WINDOWS = 300
+
+
+def create_performance_app(
+    service: ServiceSpec,
+    *,
+    log: RecordLog,
+    state: Path,
+    models: Path,
+    clock: Clock = SYSTEM_CLOCK,
+) -> FastAPI:
+    """The app: `GET /v1/evidence`, `/v1/performance`, `/v1/incidents`, `/metrics`, `/healthz`.
+
+    `state` is its SQLite file, `models` the directory with a model directory per version. The
+    caller opens and closes the log.
+    """
+    spec = service.monitors.performance
+    block_s = max(spec.block, _SHORTEST_BLOCK)
+    store = StateStore(state, tables=_blocks.TABLES + _join.TABLES)
+    monitor = PerformanceMonitor(
+        spec,
+        model=service.name,
+        log=log,
+        store=store,
+        catalog=Catalog(models, clock=clock),
+        clock=clock,
+        block_s=block_s,
+    )
+    app = monitor_app(monitor, store=store, title="performance monitor")
+
+    @app.get("/v1/evidence")
+    def evidence(since: float = 0.0, until: float = math.inf) -> Evidence:
+        with store.reading() as connection:
+            body = store.body(connection)
+            evaluated_to = float(body.get("evaluated_to", 0.0))
+            # Only blocks that are over: what is listed grows by late labels and late records alone.
+            limit = min(until, evaluated_to - block_s)
+            blocks = read_blocks(connection, since=since, until=limit, block_s=block_s)
+            pairs = read_pairs(connection, since=since, until=limit, block_s=block_s)
+        instances = sum(block.instances for block in blocks)
+        labelled = sum(block.labelled for block in blocks)
+        return Evidence(
+            evaluated_to=evaluated_to,
+            block_s=block_s,
+            latency_edges_us=tuple(LATENCY_EDGES_US.tolist()),
+            blocks=tuple(blocks),
+            pairs=tuple(pairs),
+            label_coverage=labelled / instances if instances else None,
+        )
+
+    @app.get("/v1/performance")
+    def performance(
+        version: str | None = None,
+        since: float | None = None,
+        until: float = math.inf,
+        window: Annotated[float | None, Query(gt=0)] = None,
+    ) -> Performance:
+        with store.reading() as connection:
+            body = store.body(connection)
+            stable = body.get("stable", {}).get("version")
+            shown = version or stable
+            blocks = (
+                read_blocks(
+                    connection,
+                    since=-math.inf if since is None else since,
+                    until=until,
+                    block_s=block_s,
+                    version=shown,
+                )
+                if shown is not None
+                else []
+            )
+        reigns = [
+            Reign.restored(state, spec=spec, block_s=block_s)
+            for state in body.get("reigns", ())
+            if state["version"] == shown
+        ]
+        detector = reigns[-1].detector if reigns else None
+        log_evidence, needed = (0.0, 0.0) if detector is None else detector.log_evidence
+        length = _window_blocks(
+            blocks[-1].time - blocks[0].time if blocks else 0.0, block_s, window
+        )
+        return Performance(
+            version=shown,
+            baseline=None if detector is None else detector.baseline,
+            threshold=None if detector is None else detector.threshold,
+            evaluated_to=float(body.get("evaluated_to", 0.0)),
+            log_evidence=log_evidence,
+            log_evidence_threshold=needed,
+            windows=tuple(summarise(blocks, block_s=block_s, blocks_per_window=length)),
+        )
+
+    return app
+
+
+def _window_blocks(span: float, block_s: float, window: float | None) -> int:
+    """Blocks per window: as asked, else the fewest that keep the answer short."""
+    shortest = math.ceil((span / block_s + 1) / _WINDOWS)
+    return max(shortest, round((window or 0.0) / block_s), 1)

@@ -1,0 +1,215 @@
+"""Answers and labels, joined whichever comes first, and what each joined row adds to the totals.
+
+Both wait in SQLite, so the join survives a kill and needs no memory. A delivery is counted by its
+difference: what the rows it touches contributed before is subtracted from what they contribute
+after. Late labels, corrected labels and records that come after their labels are then all the same
+case, and nothing is counted twice.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from coalmine.arms import Arm
+from coalmine.records import Label
+
+__all__ = [
+    "TABLES",
+    "Answer",
+    "Cell",
+    "Joined",
+    "PairCell",
+    "Scored",
+    "forget",
+    "join",
+    "score_by_block",
+]
+
+TABLES = """
+CREATE TABLE IF NOT EXISTS answers (
+    request_id TEXT, row INTEGER, arm TEXT, version TEXT, time REAL, answer TEXT, number TEXT,
+    PRIMARY KEY (request_id, row, arm)
+) WITHOUT ROWID;
+CREATE INDEX IF NOT EXISTS answers_by_time ON answers (time);
+CREATE TABLE IF NOT EXISTS labels (
+    request_id TEXT, row INTEGER, label TEXT, time REAL, offset INTEGER,
+    PRIMARY KEY (request_id, row)
+) WITHOUT ROWID;
+CREATE INDEX IF NOT EXISTS labels_by_offset ON labels (offset);
+"""
+
+_CORRECT = "(l.label = a.answer OR (a.number IS NOT NULL AND l.label = a.number))"
+
+#: Answers that wait for a label at most this long, in record time.
+MAX_AGE = 30 * 86400.0
+#: Answers, and labels, that are kept at most; the oldest go first. Some 150 bytes each.
+MAX_ROWS = 2_000_000
+
+
+class Answer(NamedTuple):
+    """One answered row; `number` is its class's index in decimal, None where that is ambiguous."""
+
+    request_id: str
+    row: int
+    arm: str
+    version: str
+    time: float
+    answer: str
+    number: str | None
+
+
+class Cell(NamedTuple):
+    """What labelled rows are added up by."""
+
+    block: int
+    version: str
+    arm: str
+
+
+class PairCell(NamedTuple):
+    """What rows answered by two arms are added up by; `a` is not the shadow, `b` is."""
+
+    block: int
+    a_version: str
+    a_arm: str
+    b_version: str
+    b_arm: str
+
+
+class Scored(NamedTuple):
+    """A row that got its first label."""
+
+    version: str
+    arm: str
+    time: float
+    label_time: float
+    label_offset: int
+    correct: bool
+
+
+@dataclass(frozen=True)
+class Joined:
+    """What a delivery changed: differences of totals, and newly scored rows in order of arrival."""
+
+    labelled: Counter[Cell]
+    correct: Counter[Cell]
+    pairs: dict[PairCell, Counter[tuple[bool, bool]]]
+    scored: list[Scored]
+
+
+class _Row(NamedTuple):
+    request_id: str
+    row: int
+    arm: str
+    version: str
+    time: float
+    correct: int
+    label_time: float
+    label_offset: int
+
+
+def join(
+    connection: sqlite3.Connection,
+    *,
+    answers: Sequence[Answer],
+    labels: Sequence[Label],
+    block_s: float,
+) -> Joined:
+    """Take in a delivery. The first answer to a row by an arm counts, and the newest label."""
+    connection.execute(
+        "CREATE TEMP TABLE IF NOT EXISTS touched (request_id TEXT, row INTEGER,"
+        " PRIMARY KEY (request_id, row)) WITHOUT ROWID"
+    )
+    connection.execute("DELETE FROM touched")
+    connection.executemany(
+        "INSERT OR IGNORE INTO touched VALUES (?, ?)",
+        [
+            *((answer.request_id, answer.row) for answer in answers),
+            *((label.request_id, label.row) for label in labels),
+        ],
+    )
+    before = _joined_rows(connection)
+    # A client or a gateway that tries again sends the same request id twice.
+    connection.executemany("INSERT OR IGNORE INTO answers VALUES (?, ?, ?, ?, ?, ?, ?)", answers)
+    connection.executemany(
+        "INSERT OR REPLACE INTO labels VALUES (?, ?, ?, ?, ?)",
+        [(item.request_id, item.row, item.label, item.time, item.offset) for item in labels],
+    )
+    after = _joined_rows(connection)
+    labelled: Counter[Cell] = Counter()
+    correct: Counter[Cell] = Counter()
+    pairs: dict[PairCell, Counter[tuple[bool, bool]]] = {}
+    for rows, sign in ((before, -1), (after, 1)):
+        for row in rows:
+            cell = Cell(int(row.time // block_s), row.version, row.arm)
+            labelled[cell] += sign
+            correct[cell] += sign * row.correct
+        for pair, outcome in _pairs(rows, block_s=block_s):
+            pairs.setdefault(pair, Counter())[outcome] += sign
+    known = {(row.request_id, row.row, row.arm) for row in before}
+    scored = [
+        Scored(row.version, row.arm, row.time, row.label_time, row.label_offset, bool(row.correct))
+        for row in after
+        if (row.request_id, row.row, row.arm) not in known
+    ]
+    return Joined(labelled, correct, pairs, scored)
+
+
+def _joined_rows(connection: sqlite3.Connection) -> list[_Row]:
+    """The touched rows that have an answer and a label, in the order in which labels came."""
+    query = f"""
+        SELECT a.request_id, a.row, a.arm, a.version, a.time, {_CORRECT}, l.time, l.offset
+        FROM touched t CROSS JOIN labels l USING (request_id, row)
+             CROSS JOIN answers a USING (request_id, row)
+        ORDER BY l.offset, a.time, a.arm"""
+    return [_Row(*row) for row in connection.execute(query)]
+
+
+def score_by_block(
+    connection: sqlite3.Connection,
+    *,
+    version: str,
+    since: float,
+    before_label: int,
+    block_s: float,
+) -> list[tuple[float, int, int]]:
+    """Start, labelled and correct rows of each block since `since` that clients saw of a version.
+
+    Only labels with an offset below `before_label` count: what was known when that one came.
+    """
+    query = f"""
+        SELECT cast(a.time / ? AS INTEGER) AS block, count(*), sum({_CORRECT})
+        FROM answers a CROSS JOIN labels l USING (request_id, row)
+        WHERE a.time >= ? AND a.version = ? AND a.arm != ? AND l.offset < ?
+        GROUP BY block ORDER BY block"""
+    values = (block_s, since, version, Arm.SHADOW, before_label)
+    rows = connection.execute(query, values)
+    return [(block * block_s, labelled, correct) for block, labelled, correct in rows]
+
+
+def _pairs(rows: Iterable[_Row], *, block_s: float) -> Iterable[tuple[PairCell, tuple[bool, bool]]]:
+    shadows = {(row.request_id, row.row): row for row in rows if row.arm == Arm.SHADOW}
+    for row in rows:
+        other = shadows.get((row.request_id, row.row))
+        if other is None or row.arm == Arm.SHADOW:
+            continue
+        block = int(row.time // block_s)
+        cell = PairCell(block, row.version, row.arm, other.version, other.arm)
+        yield cell, (bool(row.correct), bool(other.correct))
+
+
+def forget(connection: sqlite3.Connection, *, newest: float) -> None:
+    """Delete answers and labels that have waited too long, or are too many."""
+    connection.execute("DELETE FROM answers WHERE time < ?", (newest - MAX_AGE,))
+    connection.execute(
+        "DELETE FROM answers WHERE time <"
+        " (SELECT time FROM answers ORDER BY time DESC LIMIT 1 OFFSET ?)",
+        (MAX_ROWS,),
+    )
+    connection.execute(
+        "DELETE FROM labels WHERE offset <= (SELECT max(offset) FROM labels) - ?", (MAX_ROWS,)
+    )

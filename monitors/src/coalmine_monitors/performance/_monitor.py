@@ -1,0 +1,251 @@
+"""The performance monitor: counts traffic, joins labels, watches the stable version's accuracy."""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+import pyarrow as pa
+
+from coalmine.clock import Clock
+from coalmine.incidents import Incident
+from coalmine.records import Label, RecordLog
+from coalmine.spec import PerformanceSpec
+from coalmine_monitors._catalog import Catalog
+from coalmine_monitors._metrics import SnapshotCollector
+from coalmine_monitors._state import Saved, StateStore, put_incidents, save
+from coalmine_monitors._versions import oldest_time
+from coalmine_monitors.performance._answers import answers_of
+from coalmine_monitors.performance._blocks import (
+    add_joined,
+    add_traffic,
+    forget_blocks,
+    read_blocks,
+    traffic,
+)
+from coalmine_monitors.performance._join import Answer, Scored, forget, join, score_by_block
+from coalmine_monitors.performance._position import Position
+from coalmine_monitors.performance._reign import Reign
+from coalmine_monitors.performance._shown import Numbers, performance_metrics
+from coalmine_monitors.performance._summary import estimate_onset
+
+__all__ = ["PerformanceMonitor"]
+
+#: Reigns whose late labels are still judged.
+REIGNS = 8
+#: Rows, and labels, read at a time.
+READ_ROWS = 20_000
+#: Seconds of record time that the metrics of accuracy look back.
+SHOWN = 60.0
+#: Seconds of record time between two rounds of forgetting what is too old.
+TIDY = 60.0
+#: Seconds of record time that the search for an onset looks back.
+LOOKBACK = 86400.0
+
+
+class PerformanceMonitor:
+    """What `create_performance_app` runs."""
+
+    def __init__(
+        self,
+        spec: PerformanceSpec,
+        *,
+        model: str,
+        log: RecordLog,
+        store: StateStore,
+        catalog: Catalog,
+        clock: Clock,
+        block_s: float,
+    ) -> None:
+        self.metrics = SnapshotCollector()
+        self._spec = spec
+        self._model = model
+        self._log = log
+        self._store = store
+        self._catalog = catalog
+        self._clock = clock
+        self._block_s = block_s
+        self._failures = 0
+        self._saved = Saved()
+        self._position = Position()
+        self._incidents: list[Incident] = []
+        self._reigns: list[Reign] = []
+        self._baselines: dict[str, float | None] = {}
+
+    def load(self) -> None:
+        """Take up the persisted state."""
+        self._saved = self._store.load()
+        body = self._saved.body
+        self._position = Position.restored(body)
+        self._reigns = [
+            Reign.restored(state, spec=self._spec, block_s=self._block_s)
+            for state in body.get("reigns", ())
+        ]
+        self._incidents = self._store.incidents()
+
+    def failed(self) -> None:
+        """Count a step that raised."""
+        self._failures += 1
+
+    @property
+    def evaluated_to(self) -> float:
+        """Record time up to which records and labels are counted; 0 before the first."""
+        return float(self._store.load().body.get("evaluated_to", 0.0))
+
+    def step(self) -> bool:
+        """Count what the log has, up to `READ_ROWS` of each; whether there is more.
+
+        Labels are read only when no records wait, so that a label finds its record however far
+        behind the monitor has been.
+        """
+        began = self._clock.monotonic()
+        before = self._saved
+        cursor, label_cursor = (before.cursors.get(name, 0) for name in ("records", "labels"))
+        batches, waiting = self._readable(self._log.read(cursor, limit_rows=READ_ROWS))
+        caught_up = not batches and not waiting
+        labels = self._log.labels_after(label_cursor, READ_ROWS) if caught_up else []
+        if batches or labels or self._position.evaluated_to < self._position.complete_to:
+            self._count(batches, labels, drained=caught_up and len(labels) < READ_ROWS)
+        self._publish(seconds=self._clock.monotonic() - began)
+        return bool(batches or labels)
+
+    def _readable(
+        self, batches: Sequence[tuple[int, pa.RecordBatch]]
+    ) -> tuple[list[tuple[int, pa.RecordBatch]], bool]:
+        """The batches up to the first that needs a model card, and whether one does."""
+        stable = self._position.stable
+        for index, (_, batch) in enumerate(batches):
+            after = stable.after(batch)
+            if after.version != stable.version and not self._is_known(str(after.version)):
+                return list(batches[:index]), True
+            stable = after
+        return list(batches), False
+
+    def _is_known(self, version: str) -> bool:
+        if version in self._baselines:
+            return True
+        deployed = self._catalog.find(version, with_reference=False)
+        if deployed is None:
+            return False
+        card = deployed.card
+        self._baselines[version] = None if card is None else card.metrics.get("accuracy")
+        return True
+
+    def _count(
+        self,
+        batches: Sequence[tuple[int, pa.RecordBatch]],
+        labels: Sequence[Label],
+        *,
+        drained: bool,
+    ) -> None:
+        changed: dict[str, Incident] = {}
+        position = self._position
+        answers: list[Answer] = []
+        taken = batches[-1][0] if batches else None
+        batches = [(offset, batch) for offset, batch in batches if batch.num_rows]
+        for _, batch in batches:
+            before, position = position, position.after(batch)
+            if position.stable.version != before.stable.version:
+                self._crown(str(position.stable.version), since=oldest_time(batch), changed=changed)
+            answers += answers_of(batch)
+        if drained:
+            newer = max(position.evaluated_to, position.complete_to)
+            position = replace(position, evaluated_to=newer)
+        tidy = position.complete_to - position.tidied > TIDY
+        if tidy:
+            position = replace(position, tidied=position.complete_to)
+        with self._store.step(self._saved) as connection:
+            for _, batch in batches:
+                add_traffic(connection, traffic(batch, block_s=self._block_s))
+            joined = join(connection, answers=answers, labels=labels, block_s=self._block_s)
+            add_joined(connection, joined)
+            self._judge(connection, joined.scored, changed=changed)
+            if tidy:
+                forget(connection, newest=position.tidied)
+                forget_blocks(connection, newest=position.tidied, block_s=self._block_s)
+            put_incidents(connection, changed.values())
+            cursors = dict(self._saved.cursors)
+            cursors |= {"records": taken} if taken else {}
+            cursors |= {"labels": labels[-1].offset} if labels else {}
+            saved = Saved(cursors, self._body(position))
+            save(connection, saved)
+        self._saved, self._position = saved, position
+        if changed:
+            self._incidents = self._store.incidents()
+
+    def _crown(self, version: str, *, since: float, changed: dict[str, Incident]) -> None:
+        """Begin the reign of a version, and end the last one."""
+        if self._reigns:
+            incident = self._reigns[-1].end(at=since)
+            if incident is not None:
+                changed[incident.id] = incident
+        reign = Reign(
+            version,
+            since=since,
+            baseline=self._baselines[version],
+            spec=self._spec,
+            block_s=self._block_s,
+        )
+        self._reigns = [*self._reigns, reign][-REIGNS:]
+
+    def _judge(
+        self,
+        connection: sqlite3.Connection,
+        scored: Sequence[Scored],
+        *,
+        changed: dict[str, Incident],
+    ) -> None:
+        """Give each labelled row to the reign it belongs to."""
+
+        def onset(row: Scored) -> float:
+            return self._onset(connection, reign, before=row)
+
+        for row in scored:
+            for reign in self._reigns:
+                if not reign.owns(row):
+                    continue
+                incident = reign.update(row, model=self._model, onset=onset)
+                if incident is not None:
+                    changed[incident.id] = incident
+
+    def _onset(self, connection: sqlite3.Connection, reign: Reign, *, before: Scored) -> float:
+        blocks = score_by_block(
+            connection,
+            version=reign.version,
+            since=max(reign.since, before.time - LOOKBACK),
+            before_label=before.label_offset,
+            block_s=self._block_s,
+        )
+        if reign.detector is None or not blocks:
+            return before.time
+        return estimate_onset(blocks, threshold=reign.detector.threshold)
+
+    def _body(self, position: Position) -> dict[str, Any]:
+        return {**position.state(), "reigns": [reign.state() for reign in self._reigns]}
+
+    def _publish(self, *, seconds: float) -> None:
+        version = self._position.stable.version
+        lag = self._log.end_offset() - self._saved.cursors.get("records", 0)
+        newest = self._position.complete_to
+        with self._store.reading() as connection:
+            blocks = read_blocks(
+                connection, since=newest - SHOWN, until=newest, block_s=self._block_s
+            )
+        self.metrics.publish(
+            performance_metrics(
+                model=self._model,
+                version=version,
+                blocks=[block for block in blocks if block.version == version],
+                block_s=self._block_s,
+                detector=self._reigns[-1].detector if self._reigns else None,
+                incidents=self._incidents,
+                numbers=Numbers(
+                    evaluated_to=self._position.evaluated_to,
+                    lag_batches=lag,
+                    seconds=seconds,
+                    failures=self._failures,
+                ),
+            )
+        )

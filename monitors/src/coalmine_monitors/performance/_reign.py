@@ -1,0 +1,158 @@
+"""The time that a version is stable, in which its accuracy is watched."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+from coalmine.arms import Arm
+from coalmine.incidents import Incident
+from coalmine.spec import PerformanceSpec
+from coalmine_monitors._incidents import Finding, close, follow
+from coalmine_monitors.performance._accuracy import AccuracyDetector
+from coalmine_monitors.performance._join import Scored
+
+__all__ = ["Reign"]
+
+
+@dataclass(frozen=True)
+class _Span:
+    """Which rows are the reign's: of its version, answered in [since, until), record time."""
+
+    version: str
+    since: float
+    until: float | None = None
+
+
+class Reign:
+    """One version's reign: a detector of lost accuracy, and the incident that follows from it.
+
+    Labels come late, so some of them come when another version is stable already. They still belong
+    to the reign in which the row was answered: what is found is then the same whether the log is
+    followed or replayed. An incident that outlives its reign was over when the reign was.
+    """
+
+    def __init__(
+        self,
+        version: str,
+        *,
+        since: float,
+        baseline: float | None,
+        spec: PerformanceSpec,
+        block_s: float,
+    ) -> None:
+        self.incident: Incident | None = None
+        """The incident while accuracy is lost."""
+        self._span = _Span(version, since)
+        self._baseline = baseline
+        self.detector: AccuracyDetector | None = None
+        if baseline is not None:
+            self.detector = AccuracyDetector(
+                baseline=baseline,
+                margin=spec.margin,
+                run_length=spec.expected_run_length,
+                block_s=block_s,
+            )
+
+    @property
+    def version(self) -> str:
+        """The version that is, or was, stable."""
+        return self._span.version
+
+    @property
+    def since(self) -> float:
+        """Record time of its beginning."""
+        return self._span.since
+
+    def end(self, *, at: float) -> Incident | None:
+        """Another version is stable; returns the incident if one was open."""
+        self._span = replace(self._span, until=at)
+        return None if self.incident is None else self._as_known(self.incident)
+
+    def owns(self, row: Scored) -> bool:
+        """Whether a labelled row says something about the reign."""
+        span = self._span
+        return (
+            row.version == span.version
+            and row.arm in (Arm.STABLE, Arm.CANARY)
+            and span.since <= row.time
+            and (span.until is None or row.time < span.until)
+        )
+
+    def update(
+        self, row: Scored, *, model: str, onset: Callable[[Scored], float]
+    ) -> Incident | None:
+        """Take the next labelled row; returns the incident if that changed it."""
+        detector = self.detector
+        if detector is None:
+            return None
+        groups = detector.groups
+        detector.update(row)
+        if detector.groups == groups:
+            return None
+        finding = _finding(detector, self.incident, onset=lambda: onset(row))
+        incident = follow(
+            self.incident, finding, kind="accuracy", model=model, version=self._span.version
+        )
+        self.incident = incident if finding.detected else None
+        return None if incident is None else self._as_known(incident)
+
+    def _as_known(self, incident: Incident) -> Incident:
+        """An incident that lasts is over at the latest when the reign is."""
+        if incident.closed_at is None and self._span.until is not None:
+            return close(incident, at=self._span.until)
+        return incident
+
+    def state(self) -> dict[str, Any]:
+        """Everything that `restore` needs, for JSON."""
+        detector, incident = self.detector, self.incident
+        return {
+            "version": self._span.version,
+            "since": self._span.since,
+            "until": self._span.until,
+            "baseline": self._baseline,
+            "incident": None if incident is None else incident.model_dump(mode="json"),
+            "detector": None if detector is None else detector.state(),
+        }
+
+    @classmethod
+    def restored(cls, state: Mapping[str, Any], *, spec: PerformanceSpec, block_s: float) -> Reign:
+        """The reign that gave `state`."""
+        version, since, baseline = state["version"], state["since"], state["baseline"]
+        reign = cls(version, since=since, baseline=baseline, spec=spec, block_s=block_s)
+        reign._span = _Span(version, since, state["until"])
+        if state["incident"] is not None:
+            reign.incident = Incident.model_validate(state["incident"])
+        if reign.detector is not None:
+            reign.detector.restore(state["detector"])
+        return reign
+
+
+def _finding(
+    detector: AccuracyDetector,
+    incident: Incident | None,
+    *,
+    onset: Callable[[], float],
+) -> Finding:
+    end = detector.newest
+    if not detector.detected:
+        return Finding(detected=False, end=end)
+    log_evidence, needed = detector.log_evidence
+    return Finding(
+        detected=True,
+        end=end,
+        onset=onset() if incident is None else incident.onset_at,
+        summary=(
+            f"accuracy is {detector.score:.1%}, below {detector.threshold:.1%}"
+            f" (its evaluation found {detector.baseline:.1%})"
+        ),
+        evidence={
+            "accuracy": detector.score,
+            "baseline": detector.baseline,
+            "threshold": detector.threshold,
+            "labelled": detector.labelled,
+            "log_evidence": log_evidence,
+            "log_evidence_threshold": needed,
+        },
+    )

@@ -1,0 +1,94 @@
+"""The drift detector on streams like real telemetry: autocorrelated, seasonal, heavy-tailed."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pytest
+from scipy.signal import lfilter
+
+from coalmine.modeldir import Column
+from coalmine_monitors.drift import DriftDetector, build_reference
+
+WINDOW = 500
+FEATURES = 20
+COLUMNS = tuple(Column(name=f"f{index}") for index in range(FEATURES))
+
+
+def stream(windows: int, *, rho: float, rng: np.random.Generator) -> Any:
+    """An AR(1) process per feature, [rows, features]."""
+    noise = rng.standard_normal((windows * WINDOW + 200, FEATURES)) * np.sqrt(1 - rho**2)
+    return lfilter([1], [1, -rho], noise, axis=0)[200:]
+
+
+def seasonal(rows: Any, *, period: int, rng: np.random.Generator) -> Any:
+    """With a swing of half a standard deviation, `period` windows long."""
+    phase = rng.uniform(0, 2 * np.pi, FEATURES)
+    at = np.arange(len(rows))[:, None] * 2 * np.pi / (period * WINDOW)
+    return rows + 0.5 * np.sin(at + phase)
+
+
+def detector(past: Any, *, run_length: int, min_effect: float) -> DriftDetector:
+    table = pa.table({column.name: past[:, index] for index, column in enumerate(COLUMNS)})
+    reference = build_reference(table, COLUMNS, window_rows=WINDOW, min_effect=min_effect)
+    return DriftDetector(reference, window_rows=WINDOW, run_length=run_length)
+
+
+def alarm_after(watch: DriftDetector, live: Any) -> int | None:
+    """Windows until the alarm, None if there is none."""
+    for index in range(len(live) // WINDOW):
+        part = live[index * WINDOW : (index + 1) * WINDOW]
+        watch.update(part, np.arange(len(part), dtype=np.float64))
+        if watch.detected:
+            return index + 1
+    return None
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["rho 0", "rho 0.6", "rho 0.9", "season", "heavy tails"])
+def test_realised_run_length_is_at_least_the_declared_without_help_of_the_effect(kind: str) -> None:
+    rng = np.random.default_rng(21)
+    declared, runs, alarms, watched = 100, 8, 0, 0
+    for _ in range(runs):
+        rows = stream(190, rho=float(kind[3:]) if kind.startswith("rho") else 0.6, rng=rng)
+        if kind == "season":
+            rows = seasonal(rows, period=10, rng=rng)
+        if kind == "heavy tails":
+            rows = np.sinh(2 * rows)
+        past, live = rows[: 40 * WINDOW], rows[40 * WINDOW :]
+        after = alarm_after(detector(past, run_length=declared, min_effect=0.0), live)
+        alarms += after is not None
+        watched += after or 150
+    assert watched / max(alarms, 1) >= declared
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("windows", [20, 60])
+@pytest.mark.parametrize("rho", [0.0, 0.6, 0.9])
+def test_a_run_in_which_nothing_happens_has_no_incident(rho: float, windows: int) -> None:
+    rng = np.random.default_rng(22)
+    for _ in range(8):
+        rows = stream(windows + 150, rho=rho, rng=rng)
+        past, live = rows[: windows * WINDOW], rows[windows * WINDOW :]
+        assert alarm_after(detector(past, run_length=2000, min_effect=0.2), live) is None
+
+
+@pytest.mark.parametrize(
+    ("rho", "windows", "within"), [(0.0, 20, 3), (0.6, 20, 4), (0.6, 40, 3), (0.9, 40, 5)]
+)
+def test_one_feature_of_twenty_moves_by_one_sigma(rho: float, windows: int, within: int) -> None:
+    rng = np.random.default_rng(23)
+    delays = []
+    for _ in range(8):
+        rows = stream(windows + 12, rho=rho, rng=rng)
+        past, live = rows[: windows * WINDOW], rows[windows * WINDOW :]
+        live[:, 7] += 1.0
+        watch = detector(past, run_length=2000, min_effect=0.2)
+        delays.append(alarm_after(watch, live) or 99)
+        assert watch.finding is not None
+        assert watch.finding.features[0].name == "f7"
+        assert watch.finding.features[0].direction == "up"
+    assert sorted(delays)[-2] <= within, delays
+    assert np.median(delays) <= 4
