@@ -1,0 +1,55 @@
+"""Rollouts decided by evidence: a candidate is promoted, held or rolled back, and it is kept why.
+
+`create_app` is the service; `decide` is the judge it asks, a pure function; `replay` recomputes
+what was decided from the ledger. What it acts upon are the protocols `Router`, `ArmHost`,
+`ModelRegistry`.
+"""
+
+from coalmine.rollout._app import create_app
+from coalmine.rollout._decide import Policy, Verdict, VerdictKind, decide
+from coalmine.rollout._errors import (
+    CandidateUnavailable,
+    EvidenceUnavailable,
+    LeaseLost,
+    RolloutError,
+    RolloutMoved,
+    RolloutRefused,
+    UnknownRollout,
+)
+from coalmine.rollout._evidence import ArmCounts, Block, Evidence, PairBlock, Window, select
+from coalmine.rollout._guards import GuardResult
+from coalmine.rollout._measured import Measured, MeasuredBlock, MeasuredPair, parse_measured
+from coalmine.rollout._protocols import ArmHost, DeployedModel, ModelRegistry, Router
+from coalmine.rollout._replay import Replayed, replay
+
+__all__ = [
+    "ArmCounts",
+    "ArmHost",
+    "Block",
+    "CandidateUnavailable",
+    "DeployedModel",
+    "Evidence",
+    "EvidenceUnavailable",
+    "GuardResult",
+    "LeaseLost",
+    "Measured",
+    "MeasuredBlock",
+    "MeasuredPair",
+    "ModelRegistry",
+    "PairBlock",
+    "Policy",
+    "Replayed",
+    "RolloutError",
+    "RolloutMoved",
+    "RolloutRefused",
+    "Router",
+    "UnknownRollout",
+    "Verdict",
+    "VerdictKind",
+    "Window",
+    "create_app",
+    "decide",
+    "parse_measured",
+    "replay",
+    "select",
+]

@@ -1,0 +1,306 @@
+"""The controller's database: rollouts, what serves, the lease, and the ledger. SQLite, several
+processes.
+
+Every transition and its ledger entry are one transaction, durable before anything is done about it.
+The ledger is append-only: the database itself refuses to change or delete an entry.
+"""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from coalmine.clock import Clock
+from coalmine.rollout._errors import LeaseLost, RolloutMoved, RolloutRefused, UnknownRollout
+from coalmine.rollout._state import Rollout, Serving
+
+__all__ = ["Entry", "LedgerEntry", "Store", "View"]
+
+_SCHEMA = """
+CREATE TABLE IF NOT EXISTS lease (
+  id INTEGER PRIMARY KEY CHECK (id = 1), owner TEXT NOT NULL, beat REAL NOT NULL
+);
+CREATE TABLE IF NOT EXISTS serving (id INTEGER PRIMARY KEY CHECK (id = 1), body TEXT NOT NULL);
+CREATE TABLE IF NOT EXISTS rollouts (
+  number INTEGER PRIMARY KEY AUTOINCREMENT, id TEXT NOT NULL UNIQUE, digest TEXT NOT NULL,
+  outcome TEXT, ended REAL, under_way INTEGER NOT NULL, revision INTEGER NOT NULL, body TEXT NOT
+  NULL
+);
+CREATE UNIQUE INDEX IF NOT EXISTS one_under_way ON rollouts (under_way) WHERE under_way = 1;
+CREATE TABLE IF NOT EXISTS ledger (
+  number INTEGER PRIMARY KEY AUTOINCREMENT, rollout TEXT, time REAL NOT NULL, actor TEXT NOT NULL,
+  kind TEXT NOT NULL, state TEXT, stage TEXT, decision TEXT NOT NULL, body TEXT NOT NULL
+);
+CREATE INDEX IF NOT EXISTS ledger_by_rollout ON ledger (rollout, number);
+CREATE TRIGGER IF NOT EXISTS ledger_is_not_changed BEFORE UPDATE ON ledger
+  BEGIN SELECT RAISE(ABORT, 'the ledger is append-only'); END;
+CREATE TRIGGER IF NOT EXISTS ledger_is_not_deleted BEFORE DELETE ON ledger
+  BEGIN SELECT RAISE(ABORT, 'the ledger is append-only'); END;
+"""
+#: How long a writer waits for another, in seconds.
+_BUSY = 5.0
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """What is to be written in the ledger: who did what, on which grounds."""
+
+    kind: str
+    actor: str
+    decision: str
+    """The decision id that the routes carry from here on."""
+
+    body: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class LedgerEntry:
+    """What was written in the ledger."""
+
+    number: int
+    rollout: str | None
+    time: float
+    kind: str
+    actor: str
+    state: str | None
+    stage: str | None
+    decision: str
+    body: dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class View:
+    """What the controller acts upon."""
+
+    serving: Serving
+    rollout: Rollout | None
+    """The one that is under way."""
+
+
+class Store:
+    """Safe to use from several threads and several processes. Every method blocks."""
+
+    def __init__(self, path: Path, *, clock: Clock) -> None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        self._clock = clock
+        self._lock = threading.Lock()
+        self._db = sqlite3.connect(
+            path, timeout=_BUSY, isolation_level=None, check_same_thread=False
+        )
+        self._db.execute("PRAGMA journal_mode=WAL")
+        # A decision must outlive the power: it may already have moved traffic.
+        self._db.execute("PRAGMA synchronous=FULL")
+        self._db.executescript(_SCHEMA)
+
+    def close(self) -> None:
+        """Release the file."""
+        with self._lock:
+            self._db.close()
+
+    # -- the lease --------------------------------------------------------------------------------
+
+    def lease(self) -> tuple[str, float] | None:
+        """Who acts, and when it last said so."""
+        with self._lock:
+            row = self._db.execute("SELECT owner, beat FROM lease").fetchone()
+        return None if row is None else (row[0], row[1])
+
+    def take_lease(self, owner: str, *, instead_of: tuple[str, float] | None) -> bool:
+        """Become the one who acts, if the lease is still as it was seen."""
+        with self._transaction():
+            row = self._db.execute("SELECT owner, beat FROM lease").fetchone()
+            if row != instead_of:
+                return False
+            self._db.execute(
+                "INSERT INTO lease VALUES (1, ?, ?) ON CONFLICT (id) DO UPDATE SET "
+                "owner = excluded.owner, beat = excluded.beat",
+                (owner, self._clock.time()),
+            )
+            return True
+
+    def beat(self, owner: str) -> None:
+        """Say that the owner still acts; `LeaseLost` if it is not the owner any more."""
+        with self._transaction():
+            changed = self._db.execute(
+                "UPDATE lease SET beat = ? WHERE owner = ?", (self._clock.time(), owner)
+            ).rowcount
+            if not changed:
+                raise LeaseLost(f"{owner}: another controller has the lease")
+
+    def release_lease(self, owner: str) -> None:
+        """Let the next controller act at once."""
+        with self._transaction():
+            self._db.execute("DELETE FROM lease WHERE owner = ?", (owner,))
+
+    # -- state ------------------------------------------------------------------------------------
+
+    def view(self) -> View:
+        """What serves, and the rollout under way."""
+        with self._lock:
+            serving = self._db.execute("SELECT body FROM serving").fetchone()
+            running = self._db.execute("SELECT body FROM rollouts WHERE under_way = 1").fetchone()
+        return View(
+            serving=Serving.model_validate_json(serving[0]) if serving else Serving(),
+            rollout=Rollout.model_validate_json(running[0]) if running else None,
+        )
+
+    def next_id(self) -> str:
+        """An id for a new rollout: r1, r2, ..."""
+        with self._lock:
+            newest = self._db.execute("SELECT max(number) FROM rollouts").fetchone()[0]
+        return f"r{(newest or 0) + 1}"
+
+    def create(self, rollout: Rollout, entry: Entry) -> None:
+        """Begin a rollout; `RolloutRefused` if one is under way."""
+        with self._transaction():
+            try:
+                self._db.execute(
+                    "INSERT INTO rollouts (id, digest, under_way, revision, body) "
+                    "VALUES (?, ?, 1, 0, ?)",
+                    (rollout.id, rollout.candidate.digest, rollout.model_dump_json()),
+                )
+            except sqlite3.IntegrityError as error:
+                raise RolloutRefused("another rollout is under way; one runs at a time") from error
+            self._write(entry, rollout)
+
+    def save(
+        self,
+        rollout: Rollout,
+        entry: Entry | None,
+        *,
+        owner: str | None = None,
+        serving: Serving | None = None,
+    ) -> Rollout:
+        """Make a transition durable. `rollout.revision` is the one it was made from.
+
+        `RolloutMoved` if the rollout has changed since; `LeaseLost` if `owner` does not act any
+        more.
+        """
+        saved = rollout.model_copy(update={"revision": rollout.revision + 1})
+        with self._transaction():
+            if owner is not None:
+                row = self._db.execute("SELECT 1 FROM lease WHERE owner = ?", (owner,)).fetchone()
+                if row is None:
+                    raise LeaseLost(f"{owner}: another controller has the lease")
+            changed = self._db.execute(
+                "UPDATE rollouts SET outcome = ?, ended = ?, under_way = ?, revision = ?, body = ? "
+                "WHERE id = ? AND revision = ?",
+                (
+                    *(saved.outcome, saved.ended, int(saved.under_way), saved.revision),
+                    *(saved.model_dump_json(), saved.id, rollout.revision),
+                ),
+            ).rowcount
+            if not changed:
+                raise RolloutMoved(f"{saved.id} has changed since revision {rollout.revision}")
+            if serving is not None:
+                self._serve(serving)
+            if entry is not None:
+                self._write(entry, saved)
+        return saved
+
+    def adopt(self, serving: Serving, entry: Entry, *, owner: str) -> None:
+        """Serve what the registry says, outside of any rollout."""
+        with self._transaction():
+            row = self._db.execute("SELECT 1 FROM lease WHERE owner = ?", (owner,)).fetchone()
+            if row is None:
+                raise LeaseLost(f"{owner}: another controller has the lease")
+            self._serve(serving)
+            self._write(entry, None)
+
+    # -- reading ----------------------------------------------------------------------------------
+
+    def rollouts(self) -> list[Rollout]:
+        """All of them, newest first."""
+        with self._lock:
+            rows = self._db.execute("SELECT body FROM rollouts ORDER BY number DESC").fetchall()
+        return [Rollout.model_validate_json(row[0]) for row in rows]
+
+    def rollout(self, id: str) -> Rollout:
+        """One of them; `UnknownRollout`."""
+        with self._lock:
+            row = self._db.execute("SELECT body FROM rollouts WHERE id = ?", (id,)).fetchone()
+        if row is None:
+            raise UnknownRollout(f"no rollout {id!r}")
+        return Rollout.model_validate_json(row[0])
+
+    def rejected_since(self, digest: str, since: float) -> str | None:
+        """The rollout that rolled back this content after `since`, if any did."""
+        with self._lock:
+            row = self._db.execute(
+                "SELECT id FROM rollouts WHERE digest = ? AND outcome = 'rolled_back' "
+                "AND ended > ? ORDER BY number DESC",
+                (digest, since),
+            ).fetchone()
+        return None if row is None else str(row[0])
+
+    def outcomes(self) -> dict[str, int]:
+        """How many rollouts ended in which outcome."""
+        with self._lock:
+            rows = self._db.execute(
+                "SELECT outcome, count(*) FROM rollouts WHERE under_way = 0 GROUP BY outcome"
+            ).fetchall()
+        return dict(rows)
+
+    def ledger(self, rollout: str) -> list[LedgerEntry]:
+        """A rollout's entries, oldest first."""
+        with self._lock:
+            rows = self._db.execute(
+                "SELECT number, rollout, time, kind, actor, state, stage, decision, body "
+                "FROM ledger WHERE rollout = ? ORDER BY number",
+                (rollout,),
+            ).fetchall()
+        return [_ledger_entry(row) for row in rows]
+
+    # -- inside a transaction ---------------------------------------------------------------------
+
+    def _serve(self, serving: Serving) -> None:
+        self._db.execute(
+            "INSERT INTO serving VALUES (1, ?) ON CONFLICT (id) DO UPDATE SET body = excluded.body",
+            (serving.model_dump_json(),),
+        )
+
+    def _write(self, entry: Entry, rollout: Rollout | None) -> None:
+        about = (
+            (None, None, None) if rollout is None else (rollout.id, rollout.state, rollout.stage)
+        )
+        self._db.execute(
+            "INSERT INTO ledger (rollout, state, stage, time, actor, kind, decision, body) "
+            "VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
+            (
+                *(*about, self._clock.time(), entry.actor, entry.kind, entry.decision),
+                json.dumps(entry.body, allow_nan=False),
+            ),
+        )
+
+    @contextmanager
+    def _transaction(self) -> Iterator[None]:
+        with self._lock:
+            self._db.execute("BEGIN IMMEDIATE")
+            try:
+                yield
+                self._db.execute("COMMIT")
+            except BaseException:
+                if self._db.in_transaction:
+                    self._db.execute("ROLLBACK")
+                raise
+
+
+def _ledger_entry(row: tuple[Any, ...]) -> LedgerEntry:
+    number, rollout, time, kind, actor, state, stage, decision, body = row
+    return LedgerEntry(
+        number=number,
+        rollout=rollout,
+        time=time,
+        kind=kind,
+        actor=actor,
+        state=state,
+        stage=stage,
+        decision=decision,
+        body=json.loads(body),
+    )

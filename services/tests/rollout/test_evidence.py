@@ -1,0 +1,138 @@
+"""Which measurements count as evidence, and which do not."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+
+from coalmine.arms import Arm
+from coalmine.rollout import (
+    EvidenceUnavailable,
+    Measured,
+    MeasuredBlock,
+    Window,
+    parse_measured,
+    select,
+)
+
+from .worlds import CANDIDATE, STABLE, World
+
+WINDOW = Window(arm=Arm.CANARY, opened_at=10.0, closed_at=20.0)
+
+
+def block(time: float, arm: str, version: str, **changes: Any) -> MeasuredBlock:
+    counts: dict[str, Any] = {
+        "requests": 10, "errors": 0, "latency_counts": (9, 1, 0), "instances": 20,
+        "labelled": 20, "correct": 19,
+    }  # fmt: skip
+    return MeasuredBlock(time=time, arm=arm, version=version, **{**counts, **changes})
+
+
+def times(*blocks: MeasuredBlock, evaluated_to: float = 100.0) -> list[float]:
+    measured = Measured(evaluated_to=evaluated_to, latency_edges_us=(1000.0, 2000.0), blocks=blocks)
+    evidence = select(measured, windows=(WINDOW,), candidate=CANDIDATE, stable=STABLE, block_s=1.0)
+    return [each.time for each in evidence.blocks]
+
+
+def both(time: float, **changes: Any) -> tuple[MeasuredBlock, MeasuredBlock]:
+    return block(time, "stable", STABLE), block(time, "canary", CANDIDATE, **changes)
+
+
+def test_only_blocks_wholly_inside_a_window_count() -> None:
+    assert times(*both(9.0), *both(9.5), *both(10.0), *both(19.0), *both(19.5)) == [10.0, 19.0]
+
+
+def test_a_block_that_is_not_over_does_not_count() -> None:
+    assert times(*both(12.0), *both(13.0), evaluated_to=13.9) == [12.0]
+
+
+def test_both_arms_must_have_had_requests() -> None:
+    nothing = {"requests": 0, "latency_counts": (0, 0, 0), "instances": 0}
+    alone = block(14.0, "canary", CANDIDATE)
+    assert times(*both(12.0, **nothing, labelled=0, correct=0), alone) == []
+
+
+@pytest.mark.parametrize(
+    ("arm", "version"), [("canary", STABLE), ("shadow", CANDIDATE), ("canary", "5")]
+)
+def test_another_version_or_arm_is_no_evidence(arm: str, version: str) -> None:
+    assert times(block(12.0, "stable", STABLE), block(12.0, arm, version)) == []
+
+
+def test_stable_of_another_version_is_no_comparison() -> None:
+    assert times(block(12.0, "stable", "2"), block(12.0, "canary", CANDIDATE)) == []
+
+
+def test_slow_is_what_stable_is_seldom() -> None:
+    stable = block(12.0, "stable", STABLE, requests=100, latency_counts=(60, 36, 4))
+    canary = block(12.0, "canary", CANDIDATE, latency_counts=(2, 3, 5))
+    measured = Measured(
+        evaluated_to=50.0, latency_edges_us=(1000.0, 2000.0), blocks=(stable, canary)
+    )
+    evidence = select(measured, windows=(WINDOW,), candidate=CANDIDATE, stable=STABLE, block_s=1.0)
+    assert evidence.slow_edge_us == 2000.0
+    assert evidence.blocks[0].candidate.slow == 5
+    assert evidence.blocks[0].stable.slow == 4
+
+
+def test_latency_beyond_all_edges_tells_no_slow_from_slower() -> None:
+    stable = block(12.0, "stable", STABLE, latency_counts=(0, 0, 10))
+    measured = Measured(
+        evaluated_to=50.0,
+        latency_edges_us=(1000.0, 2000.0),
+        blocks=(stable, block(12.0, "canary", CANDIDATE)),
+    )
+    evidence = select(measured, windows=(WINDOW,), candidate=CANDIDATE, stable=STABLE, block_s=1.0)
+    assert evidence.slow_edge_us is None
+
+
+def test_the_size_of_requests_is_seen_and_may_be_unknown() -> None:
+    world = World(seed=1, instances=8)
+    world.run(5, shadow=True)
+    window = Window(arm=Arm.SHADOW, opened_at=0.0)
+    measured = world.measured()
+
+    def size(of: Measured) -> float | None:
+        return select(
+            of, windows=(window,), candidate=CANDIDATE, stable=STABLE, block_s=1.0
+        ).request_size
+
+    assert size(measured) == 8.0
+    silent = tuple(b.model_copy(update={"instances": None}) for b in measured.blocks)
+    assert size(measured.model_copy(update={"blocks": silent})) is None
+
+
+GOOD: dict[str, Any] = {
+    "evaluated_to": 12.0,
+    "latency_edges_us": [1000.0],
+    "blocks": [
+        {"time": 1.0, "version": "3", "arm": "stable", "requests": 3, "errors": 0,
+         "latency_counts": [3, 0], "labelled": 1, "correct": 1}
+    ],
+    "pairs": [],
+    "label_coverage": 0.3,
+}  # fmt: skip
+
+
+def test_an_answer_as_agreed_is_read() -> None:
+    assert parse_measured(json.dumps(GOOD).encode()).blocks[0].requests == 3
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"",
+        b"<html>502</html>",
+        b"[]",
+        b'{"evaluated_to": NaN, "latency_edges_us": [], "blocks": []}',
+        json.dumps({**GOOD, "blocks": [{**GOOD["blocks"][0], "errors": 4}]}).encode(),
+        json.dumps({**GOOD, "blocks": [{**GOOD["blocks"][0], "requests": -1}]}).encode(),
+        json.dumps({**GOOD, "blocks": [{**GOOD["blocks"][0], "correct": 2}]}).encode(),
+        json.dumps({**GOOD, "latency_edges_us": [1.0, 2.0]}).encode(),
+    ],
+)
+def test_an_answer_that_makes_no_sense_is_no_evidence(content: bytes) -> None:
+    with pytest.raises(EvidenceUnavailable, match="not the evidence that was agreed"):
+        parse_measured(content)
