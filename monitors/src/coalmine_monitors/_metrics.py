@@ -62,17 +62,20 @@ def counter(name: str, text: str, *, labels: Sequence[str], samples: Samples) ->
 def incident_metrics(
     incidents: Iterable[Incident], *, model: str, version: str | None, monitor: str, kind: str
 ) -> list[Metric]:
-    """`coalmine_incident_open` and `coalmine_incidents_total`.
+    """`coalmine_incident_open`, its onset, and `coalmine_incidents_total`.
 
     The feature is the one the incident was opened for: an alert must not change its name, and so be
     another alert, when the ranking changes.
     """
     totals: dict[str, int] = {version or "": 0}
     is_open: dict[tuple[str, str], int] = {(version or "", ""): 0}
+    onsets: dict[tuple[str, str], float] = {}
     for incident in incidents:
         totals[incident.model_version] = totals.get(incident.model_version, 0) + 1
         if incident.closed_at is None:
-            is_open[incident.model_version, _opened_for(incident)] = 1
+            series = (incident.model_version, _opened_for(incident))
+            is_open[series] = 1
+            onsets[series] = incident.onset_at
     labels = ("model_name", "revision", "monitor", "kind")
     return [
         gauge(
@@ -82,6 +85,15 @@ def incident_metrics(
             samples=[
                 ((model, revision, monitor, kind, feature), value)
                 for (revision, feature), value in sorted(is_open.items())
+            ],
+        ),
+        gauge(
+            "coalmine_incident_onset_timestamp_seconds",
+            "Since when the world is different, for open incidents.",
+            labels=(*labels, "feature"),
+            samples=[
+                ((model, revision, monitor, kind, feature), at)
+                for (revision, feature), at in sorted(onsets.items())
             ],
         ),
         counter(

@@ -62,6 +62,10 @@ def test_the_rules_fire_and_do_not_fire(tmp_path: Path) -> None:
                     {"series": drift, "values": "0x4 1x4 stale _x9 1 0x100"},
                     {"series": accuracy, "values": "0x200"},
                     {"series": quality, "values": "1x5 stale _x100"},
+                    {
+                        "series": drift.replace("_open", "_onset_timestamp_seconds"),
+                        "values": "_x4 1795258428.5x4",
+                    },
                 ],
                 "alert_rule_test": [
                     _alert("CoalmineDrift", "4s", None),
@@ -97,11 +101,13 @@ def _alert(name: str, at: str, kind: str | None) -> dict[str, object]:
 
 def _render(rule: dict[str, dict[str, str]], feature: dict[str, str]) -> dict[str, str]:
     text = rule["annotations"]["summary"]
+    # The quality incident's series is without an onset, as from a monitor of another make.
+    onset = "1795258428.500" if feature else ""
     named = f": {feature['feature']}" if feature else ""
     text = text.replace("{{ with $labels.feature }}: {{ . }}{{ end }}", named)
     text = text.replace("{{ $labels.model_name }} {{ $labels.revision }}", "ev 3")
     assert "{{" not in text
-    return {**rule["annotations"], "summary": text}
+    return {**rule["annotations"], "summary": text, "onset": onset}
 
 
 @needs_promtool
