@@ -16,13 +16,13 @@ from coalmine.protocol import Array, Tensors, TensorSpec
 from coalmine_transformers._base import Transformer
 
 __all__ = [
-    "BatteryTransformer",
     "CELLS",
     "FEATURES",
-    "Feature",
     "SENSORS",
     "STEPS",
     "STEP_SECONDS",
+    "BatteryTransformer",
+    "Feature",
 ]
 
 STEPS = 16

@@ -22,8 +22,8 @@ from coalmine.protocol._v2 import EncodedReply, decode_v2, encode_v2
 from coalmine.protocol._values import from_raw, from_values, to_raw
 
 __all__ = [
-    "Array",
     "DATATYPES",
+    "Array",
     "EncodedReply",
     "InferenceCall",
     "MalformedRequestError",

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["DATATYPES", "Array", "Tensors", "TensorSpec", "datatype_of", "dtype_of"]
+__all__ = ["DATATYPES", "Array", "TensorSpec", "Tensors", "datatype_of", "dtype_of"]
 
 Array = NDArray[Any]
 Tensors = dict[str, Array]

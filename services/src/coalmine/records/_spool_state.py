@@ -13,7 +13,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from zlib import crc32
 
-__all__ = ["BEFORE", "STATE_FILE", "SpoolState", "WITHIN", "load_state", "store_state"]
+__all__ = ["BEFORE", "STATE_FILE", "WITHIN", "SpoolState", "load_state", "store_state"]
 
 STATE_FILE = "state"
 

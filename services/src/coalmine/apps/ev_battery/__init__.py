@@ -17,11 +17,11 @@ from coalmine.apps.ev_battery._world import CLASSES, MIX_WORLD, SCENARIO_WORLDS,
 
 __all__ = [
     "CLASSES",
-    "Fleet",
-    "FleetConfig",
     "MIX_WORLD",
     "SCENARIO_WORLDS",
     "SERVICE_FILE",
+    "Fleet",
+    "FleetConfig",
     "Telemetry",
     "TelemetryError",
     "World",
