@@ -19,6 +19,7 @@ import uvicorn
 from fastapi import FastAPI
 
 from coalmine.observability import configure_logging
+from coalmine.retraining import load_mlflow
 from coalmine.spec import ServiceFileError, load_service
 from coalmine.stack._errors import StackError
 from coalmine.stack._offer import offer_model
@@ -122,6 +123,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
             seed=options.seed,
         )
         services = services_for(service, embedded_alerts=not options.no_notifier)
+        # Both import themselves in circles, and the services' threads would do it at the same time.
+        import pandas  # noqa: F401  # on behalf of Arrow, which imports it at its first use
+
+        load_mlflow()
         serve_app(create_control(around, services), port=around.ports.control)
     except (ServiceFileError, StackError) as error:
         sys.exit(str(error))

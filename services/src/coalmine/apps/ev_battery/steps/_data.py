@@ -1,0 +1,234 @@
+"""From telemetry to the table a model is learned from: ingest, validate, generate features."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from coalmine.apps.ev_battery._world import CLASSES
+from coalmine.apps.ev_battery.steps._common import (
+    FACTS,
+    FEATURE_NAMES,
+    HISTORY,
+    RECENT,
+    ROWS,
+    Champion,
+    write_json,
+)
+from coalmine.modeldir import load_card
+from coalmine.retraining import DataInvalid, NotEnoughData, learning, step
+from coalmine_transformers.battery import BatteryTransformer
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+    from coalmine.apps.ev_battery import Telemetry
+
+#: Windows that the first model learns from, and the least that judge it.
+HISTORY_WINDOWS = 20_000
+RECENT_WINDOWS = 6_000
+#: Rows of production that a new model learns from and is judged by, the newest ones.
+MAX_RECENT_ROWS = 50_000
+#: Rows that it learns from besides, of those that made the champion.
+MAX_HISTORY_ROWS = 20_000
+#: Of a file of telemetry, the last part in time stands for the present.
+RECENT_SHARE = 0.3
+#: The reference must span `learning.MIN_WINDOWS` windows; some more make its thresholds steadier.
+_SPARE = 1.1
+
+
+@dataclass(frozen=True, slots=True)
+class Present:
+    """Which records of the champion show the world as it is: record time in [since, until)."""
+
+    log_uri: str
+    version: str
+    since: float
+    until: float
+
+
+def ingest_simulated(out: Path, *, seed: int, window_rows: int) -> None:
+    """A year of history and the recent stream of the simulated fleet."""
+    from coalmine.apps.ev_battery import FleetConfig, reference_stream, training_history
+
+    with step("ingest-telemetry"), learning.without_data_frames():
+        config = FleetConfig(seed=seed)
+        recent = max(RECENT_WINDOWS, round(_SPARE * learning.MIN_WINDOWS * window_rows))
+        _write_telemetry(out, training_history(config, HISTORY_WINDOWS), HISTORY)
+        _write_telemetry(out, reference_stream(config, recent), RECENT)
+
+
+def ingest_file(out: Path, *, telemetry: Path) -> None:
+    """History and recent stream of a file of real telemetry: its past, and its last part."""
+    from coalmine.apps.ev_battery import read_telemetry
+
+    with step("ingest-telemetry"), learning.without_data_frames():
+        everything = read_telemetry(telemetry)
+        # An upload is recent as a whole: its windows must not judge what its windows taught.
+        uploads, upload = np.unique(everything.upload, return_inverse=True)
+        end = np.full(len(uploads), -np.inf)
+        np.maximum.at(end, upload, everything.day)
+        recent = end[upload] > np.quantile(end, 1 - RECENT_SHARE)
+        _write_telemetry(out, everything.select(~recent), HISTORY)
+        _write_telemetry(out, everything.select(recent), RECENT)
+
+
+def ingest_records(out: Path, *, present: Present) -> None:
+    """What the champion has answered since the onset, with the labels that have come."""
+    from coalmine.records import open_log
+    from coalmine.retraining import Window, recent_rows
+
+    with step("ingest-telemetry"), learning.without_data_frames():
+        log = open_log(present.log_uri)
+        try:
+            window = Window(present.version, present.since, present.until)
+            rows = recent_rows(log, window, features=FEATURE_NAMES, limit=MAX_RECENT_ROWS)
+        finally:
+            log.close()
+        out.mkdir(parents=True, exist_ok=True)
+        learning.write_rows(rows, out / RECENT)
+
+
+def validate_data(telemetry: Path, report: Path) -> None:
+    """Check what was ingested, and write the report; DataInvalid carries it if a check fails."""
+    with step("validate-data"):
+        texts: list[str] = []
+        try:
+            for name in (HISTORY, RECENT):
+                if (telemetry / name).exists():
+                    texts.append(_validate(telemetry / name))
+        except DataInvalid as error:
+            texts.append(error.report)
+            raise
+        finally:
+            report.parent.mkdir(parents=True, exist_ok=True)
+            report.write_text("\n".join(texts), encoding="utf-8")
+
+
+def generate_features(telemetry: Path, out: Path, *, champion: Champion, data: Path) -> None:
+    """The table to learn from, split, and stored under its content.
+
+    Raw windows go through the transformer that serves; records hold its features already.
+    """
+    import pyarrow as pa
+
+    with step("generate-features"), learning.without_data_frames():
+        directory = champion.directory()
+        if directory is None:
+            parts = _first_rows(telemetry)
+        else:
+            recent = learning.split_recent(learning.read_rows(telemetry / RECENT))
+            parts = [_known_rows(directory, data), learning.with_texts(recent, origin="recent")]
+        columns = [*FEATURE_NAMES, *learning.META_COLUMNS]
+        rows = pa.concat_tables([part.select(columns) for part in parts]).combine_chunks()
+        digest = learning.store_training_set(rows, data=data)
+        out.mkdir(parents=True, exist_ok=True)
+        learning.write_rows(rows, out / ROWS)
+        facts = {
+            "training_data": digest,
+            "history_rows": learning.having(rows, origin="history").num_rows,
+            **{
+                f"recent_{split}_rows": learning.having(rows, origin="recent", split=split).num_rows
+                for split in ("train", "tune", "holdout", "unlabelled")
+            },
+        }
+        write_json(out / FACTS, facts)
+
+
+def _write_telemetry(out: Path, telemetry: Telemetry, name: str) -> None:
+    from coalmine.apps.ev_battery import write_telemetry
+
+    out.mkdir(parents=True, exist_ok=True)
+    write_telemetry(out / name, telemetry)
+
+
+def _validate(path: Path) -> str:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    number = learning.Expect
+    if "cell_voltage_t00_c0" not in pq.read_schema(path).names:
+        rows = learning.read_rows(path)
+        expected = {name: number(max_missing=0.2) for name in FEATURE_NAMES}
+        expected[learning.TRUE_LABEL] = number(kind="text", values=CLASSES, max_missing=0.99)
+        return learning.validate_table(rows, expected, title="Records since the onset")
+    from coalmine.apps.ev_battery import Telemetry
+
+    telemetry = Telemetry.from_table(pq.read_table(path))
+    summary: dict[str, Any] = {"label": telemetry.label_names}
+    expected = {"label": number(kind="text", values=CLASSES)}
+    for name, (lowest, highest) in _READING_RANGES.items():
+        flat = telemetry.raw[name].reshape(len(telemetry), -1)
+        summary |= {f"{name}_lowest": flat.min(axis=1), f"{name}_highest": flat.max(axis=1)}
+        reading = number(lowest=lowest, highest=highest, max_missing=0.05, max_outside=0.005)
+        expected |= {f"{name}_lowest": reading, f"{name}_highest": reading}
+    return learning.validate_table(
+        pa.table(summary), expected, title=f"Telemetry, {path.stem} part"
+    )
+
+
+#: What a working sensor can read; a share of windows outside says that a unit is wrong.
+_READING_RANGES = {
+    "cell_voltage": (0.0, 5.5),
+    "temperature": (-60.0, 150.0),
+    "current": (-2000.0, 2000.0),
+    "pack_voltage": (0.0, 1000.0),
+    "coolant_temperature": (-60.0, 150.0),
+    "soc": (-0.1, 1.1),
+}
+
+
+def _first_rows(telemetry: Path) -> list[pa.Table]:
+    from coalmine.apps.ev_battery import read_telemetry
+
+    past = read_telemetry(telemetry / HISTORY)
+    history = learning.split_history(_features_of(past), by=past.vehicle, seed=0)
+    recent = _features_of(read_telemetry(telemetry / RECENT))
+    return [
+        learning.with_texts(history, origin="history"),
+        learning.with_texts(recent, origin="recent", split="holdout"),
+    ]
+
+
+def _features_of(telemetry: Telemetry) -> pa.Table:
+    import pyarrow as pa
+
+    matrix = BatteryTransformer().preprocess(telemetry.raw)["features"]
+    uploads = zip(telemetry.vehicle, telemetry.upload, strict=True)
+    return pa.table(
+        {
+            **{name: matrix[:, index] for index, name in enumerate(FEATURE_NAMES)},
+            "true_label": pa.array(telemetry.label_names, pa.string()),
+            "time": _arrivals(telemetry) * 86_400.0,
+            "group": pa.array([f"{vehicle}-{upload}" for vehicle, upload in uploads], pa.string()),
+        }
+    )
+
+
+def _arrivals(telemetry: Telemetry) -> NDArray[np.float64]:
+    """The day on which each window arrived: all of an upload come together, when it ends.
+
+    By their own times the windows of many vehicles would interleave, and look far steadier to the
+    monitors than traffic, which is one upload after another.
+    """
+    uploads, upload = np.unique(telemetry.upload, return_inverse=True)
+    last = np.full(len(uploads), -np.inf)
+    np.maximum.at(last, upload, telemetry.day)
+    return np.asarray(last[upload], dtype=np.float64)
+
+
+def _known_rows(directory: Path, data: Path) -> pa.Table:
+    """What the champion was made from, labelled and complete: the data that may still hold."""
+    digest = load_card(directory).training_data
+    path = learning.training_set_path(digest, data=data) if digest else None
+    if path is None or not path.exists():
+        raise NotEnoughData(f"the champion's training set, {digest}, is not in {data}")
+    rows = learning.read_rows(path)
+    if rows.num_rows > MAX_HISTORY_ROWS:  # of all seasons, not of the latest alone
+        kept = np.random.default_rng(0).choice(rows.num_rows, MAX_HISTORY_ROWS, replace=False)
+        rows = rows.take(np.sort(kept))
+    return learning.with_texts(rows, origin="history", split="train")

@@ -1,0 +1,72 @@
+"""What can go wrong in retraining.
+
+RetrainingError
+  DataInvalid          the data failed validation; the message says how, `report` in full
+  NotEnoughData        too few rows to learn from or to judge by
+  ModelInvalid         a network or its card is not what the pipeline promised
+  RegistryError        the registry cannot do what was asked
+    UnknownVersion     no such model version
+    DigestMismatch     what was stored is not what was registered
+  WebhookInvalid       a webhook body that is not Alertmanager's
+  RunRefused           a manual run that the policy does not allow now; the message is the reason
+  UnknownRun           no such run
+"""
+
+from __future__ import annotations
+
+__all__ = [
+    "DataInvalid",
+    "DigestMismatch",
+    "ModelInvalid",
+    "NotEnoughData",
+    "RegistryError",
+    "RetrainingError",
+    "RunRefused",
+    "UnknownRun",
+    "UnknownVersion",
+    "WebhookInvalid",
+]
+
+
+class RetrainingError(Exception):
+    """Any failure of retraining that is not a defect of the program."""
+
+
+class DataInvalid(RetrainingError):
+    """The data failed validation."""
+
+    def __init__(self, message: str, *, report: str) -> None:
+        super().__init__(message)
+        self.report = report
+
+
+class NotEnoughData(RetrainingError):
+    """Too few rows to learn from or to judge by."""
+
+
+class ModelInvalid(RetrainingError):
+    """A network or its card is not what the pipeline promised."""
+
+
+class RegistryError(RetrainingError):
+    """The registry cannot do what was asked."""
+
+
+class UnknownVersion(RegistryError):
+    """No such model version."""
+
+
+class DigestMismatch(RegistryError):
+    """What was stored is not what was registered."""
+
+
+class WebhookInvalid(RetrainingError):
+    """A webhook body that is not Alertmanager's."""
+
+
+class RunRefused(RetrainingError):
+    """A manual run that the policy does not allow now."""
+
+
+class UnknownRun(RetrainingError):
+    """No such run."""

@@ -1,0 +1,49 @@
+"""The retrainer's metrics."""
+
+from __future__ import annotations
+
+from prometheus_client import CollectorRegistry, Counter, Gauge
+
+
+class Metrics:
+    """Counters of one service's triggers and runs, in a registry of their own."""
+
+    def __init__(self, model_name: str) -> None:
+        self.registry = CollectorRegistry()
+        self._model_name = model_name
+        self._triggers = Counter(
+            "coalmine_retrain_triggers",
+            "Triggers of retraining by fate: accepted, merged, suppressed. A run that was accepted "
+            "and then not started counts as suppressed too.",
+            ["model_name", "outcome"],
+            registry=self.registry,
+        )
+        self._runs = Counter(
+            "coalmine_retrain_runs",
+            "Runs of the training pipeline by outcome.",
+            ["model_name", "outcome"],
+            registry=self.registry,
+        )
+        self._running = Gauge(
+            "coalmine_retrain_running",
+            "1 while the training pipeline runs.",
+            ["model_name"],
+            registry=self.registry,
+        )
+        for fate in ("accepted", "merged", "suppressed"):
+            self._triggers.labels(model_name, fate)
+        for outcome in ("promoted-to-rollout", "rejected", "failed", "timeout"):
+            self._runs.labels(model_name, outcome)
+        self.running(False)
+
+    def triggers(self, fate: str, count: int) -> None:
+        """Count triggers of a fate."""
+        self._triggers.labels(self._model_name, fate).inc(count)
+
+    def run(self, outcome: str) -> None:
+        """Count a run that has ended."""
+        self._runs.labels(self._model_name, outcome).inc()
+
+    def running(self, is_running: bool) -> None:
+        """Note whether the pipeline runs now."""
+        self._running.labels(self._model_name).set(is_running)

@@ -1,0 +1,75 @@
+"""Learning a classifier and judging it: plain functions over a table of features.
+
+An application's steps (`coalmine.apps.ev_battery.steps`) bring the table; what is here knows
+nothing of batteries, of Kubeflow or of MLflow. The heavy libraries are imported by the functions
+that use them.
+"""
+
+from coalmine.retraining.learning._decide import Decision, Gate, decide
+from coalmine.retraining.learning._evaluate import Paired, classification_report, compare
+from coalmine.retraining.learning._imports import without_data_frames
+from coalmine.retraining.learning._onnx import (
+    Network,
+    Parity,
+    check_parity,
+    classifier_card,
+    export_onnx,
+    parity_inputs,
+    write_model,
+)
+from coalmine.retraining.learning._reference import MIN_WINDOWS, build_reference
+from coalmine.retraining.learning._rows import (
+    META_COLUMNS,
+    TRUE_LABEL,
+    class_indices,
+    feature_matrix,
+    having,
+    read_rows,
+    split_history,
+    split_recent,
+    store_training_set,
+    training_set_path,
+    values,
+    with_texts,
+    write_rows,
+)
+from coalmine.retraining.learning._train import DEFAULTS, CrossFitted, Trained, train_classifier
+from coalmine.retraining.learning._validate import Expect, validate_table
+
+__all__ = [
+    "DEFAULTS",
+    "META_COLUMNS",
+    "MIN_WINDOWS",
+    "TRUE_LABEL",
+    "CrossFitted",
+    "Decision",
+    "Expect",
+    "Gate",
+    "Network",
+    "Paired",
+    "Parity",
+    "Trained",
+    "build_reference",
+    "check_parity",
+    "class_indices",
+    "classification_report",
+    "classifier_card",
+    "compare",
+    "decide",
+    "export_onnx",
+    "feature_matrix",
+    "having",
+    "parity_inputs",
+    "read_rows",
+    "split_history",
+    "split_recent",
+    "store_training_set",
+    "train_classifier",
+    "training_set_path",
+    "validate_table",
+    "values",
+    "with_texts",
+    "without_data_frames",
+    "write_model",
+    "write_rows",
+]

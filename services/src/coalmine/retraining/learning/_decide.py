@@ -1,0 +1,91 @@
+"""The promotion gate: one string, `promote` or `reject`, and why.
+
+All thresholds, missing values and parity are judged here and nowhere else: conditions in the
+pipeline language have silent failures (docs/retraining.md), so the pipeline branches on this string
+alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from math import isfinite
+from typing import Any, Literal, TypeGuard
+
+
+@dataclass(frozen=True, slots=True)
+class Gate:
+    """What a candidate must show."""
+
+    min_holdout_rows: int = 200
+    """Fewer rows judge nothing."""
+
+    significance: float = 0.05
+    """Of the sign test against the champion, or against the commonest class when there is none."""
+
+
+@dataclass(frozen=True, slots=True)
+class Decision:
+    """The gate's answer."""
+
+    decision: Literal["promote", "reject"]
+    reasons: tuple[str, ...]
+
+
+def decide(evaluation: Mapping[str, Any], parity: Mapping[str, Any], gate: Gate) -> Decision:
+    """Judge the reports of an evaluation and of the parity check.
+
+    `evaluation` has `candidate` and (None for a first model) `champion`, classification reports of
+    the same holdout, and `paired`, the comparison with the champion or with the commonest class.
+    What is missing or not a number is a reason to reject.
+    """
+    objections = [*_parity_objections(parity), *_objections(evaluation, gate)]
+    if objections:
+        return Decision("reject", tuple(objections))
+    candidate, champion = evaluation["candidate"], evaluation.get("champion")
+    accuracy = f"{candidate['accuracy']:.4f} on {candidate['rows']} holdout rows"
+    p_value = f"p = {evaluation['paired']['p_not_better']:.2g}"
+    if champion is None:
+        return Decision("promote", (f"first model: accuracy {accuracy}, {p_value}",))
+    return Decision(
+        "promote",
+        (f"accuracy {accuracy} against the champion's {champion['accuracy']:.4f}, {p_value}",),
+    )
+
+
+def _parity_objections(parity: Mapping[str, Any]) -> list[str]:
+    if parity.get("passed") is True and parity.get("rows_with_missing", 0) > 0:
+        return []
+    return [
+        "the exported network does not say what the trained model says: "
+        f"{parity.get('label_mismatches', 'unknown')} labels differ, probabilities by up to "
+        f"{parity.get('max_difference', 'unknown')}"
+    ]
+
+
+def _objections(evaluation: Mapping[str, Any], gate: Gate) -> list[str]:
+    candidate: Mapping[str, Any] = evaluation.get("candidate") or {}
+    rows, accuracy = candidate.get("rows", 0), candidate.get("accuracy")
+    if not rows >= gate.min_holdout_rows:
+        return [f"{rows} holdout rows, {gate.min_holdout_rows} are needed to judge"]
+    if not _is_number(accuracy):
+        return [f"the candidate's accuracy is {accuracy}"]
+    paired: Mapping[str, Any] = evaluation.get("paired") or {}
+    p_value = paired.get("p_not_better")
+    if not _is_number(p_value):
+        return ["there is no paired comparison"]
+    champion = evaluation.get("champion")
+    rival = "the champion" if champion is not None else "always answering the commonest class"
+    if champion is not None and not _is_number(champion.get("accuracy")):
+        return [f"the champion's accuracy is {champion.get('accuracy')}"]
+    if not p_value <= gate.significance:
+        against = f" ({champion['accuracy']:.4f})" if champion is not None else ""
+        return [
+            f"accuracy {accuracy:.4f} is not shown to be better than {rival}{against}: "
+            f"p = {p_value:.2g}, {gate.significance:g} is needed"
+        ]
+    return []
+
+
+def _is_number(value: object) -> TypeGuard[float]:
+    return isinstance(value, int | float) and not isinstance(value, bool) and isfinite(value)

@@ -1,0 +1,103 @@
+"""What production has seen since an onset."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from coalmine.records import BatchId, Label, RecordLog, open_log, record_batch
+from coalmine.retraining import NotEnoughData, Window, recent_rows
+from coalmine.retraining._recent import count_labelled, count_rows
+
+from .conftest import CARD, fill_log, log_uri
+
+ONSET = 1_700_000_000.0
+FEATURES = ("a", "b")
+
+
+def read(log: RecordLog, window: Window, limit: int = 10_000) -> dict[str, list[object]]:
+    found: dict[str, list[object]] = recent_rows(
+        log, window, features=FEATURES, limit=limit
+    ).to_pydict()
+    return found
+
+
+def test_rows_since_the_onset_with_the_labels_that_have_come(tmp_path: Path) -> None:
+    fill_log(tmp_path, since=ONSET - 100, requests=50, labelled=50)
+    fill_log(tmp_path, since=ONSET, first=50, requests=30, labelled=10)
+    log = open_log(log_uri(tmp_path))
+    window = Window("1", ONSET, ONSET + 1000)
+    assert (count_rows(log, window), count_labelled(log, window)) == (120, 40)
+    found = read(log, window)
+    assert found["group"][:5] == ["r50"] * 4 + ["r51"]
+    assert found["time"] == sorted(found["time"])  # type: ignore[type-var] # they are numbers
+    assert found["time"][0] == ONSET
+    assert [label is None for label in found["true_label"]] == [False] * 40 + [True] * 80
+    newest = read(log, window, limit=8)
+    assert newest["group"] == ["r78"] * 4 + ["r79"] * 4
+    log.close()
+
+
+def test_the_shadow_and_repetitions_count_once(tmp_path: Path) -> None:
+    fill_log(tmp_path, since=ONSET, requests=10, labelled=10)
+    fill_log(tmp_path, since=ONSET + 0.001, requests=10, labelled=10, arm="shadow")
+    fill_log(tmp_path, since=ONSET + 0.002, requests=5, labelled=5, arm="canary")  # retried there
+    log = open_log(log_uri(tmp_path))
+    window = Window("1", ONSET, ONSET + 1000)
+    assert len(read(log, window)["group"]) == 40
+    assert count_labelled(log, window) == 40
+    log.close()
+
+
+def test_a_correction_of_a_label_is_what_is_learned(tmp_path: Path) -> None:
+    fill_log(tmp_path, since=ONSET, requests=1, labelled=1)
+    log = open_log(log_uri(tmp_path))
+    log.put_labels([Label("r0", "bad", ONSET + 50, row) for row in range(4)])
+    assert read(log, Window("1", ONSET, ONSET + 9))["true_label"] == ["bad"] * 4
+    log.close()
+
+
+def test_the_window_is_half_open_and_of_one_version(tmp_path: Path) -> None:
+    fill_log(tmp_path, since=ONSET, requests=10, labelled=0)
+    log = open_log(log_uri(tmp_path))
+    assert count_rows(log, Window("1", ONSET, ONSET)) == 0
+    assert count_rows(log, Window("1", ONSET + 0.02, ONSET + 0.05)) == 12
+    assert count_rows(log, Window("2", ONSET, ONSET + 9)) == 0
+    with pytest.raises(NotEnoughData, match="version 2 has answered nothing"):
+        recent_rows(log, Window("2", ONSET, ONSET + 9), features=FEATURES, limit=10)
+    log.close()
+
+
+def test_a_long_log_is_not_read_from_its_beginning(tmp_path: Path) -> None:
+    log = open_log(log_uri(tmp_path))
+    rng = np.random.default_rng(0)
+    for hour in range(200):
+        from coalmine.records import InferenceRecord
+
+        record = InferenceRecord(
+            request_id=f"h{hour}",
+            time=ONSET + 3600.0 * hour,
+            protocol="v1",
+            latency_us=1,
+            inputs={"features": rng.normal(size=(4, 2)).astype(np.float32)},
+            outputs={"label": np.zeros(4, np.int64)},
+        )
+        batch = record_batch([record], card=CARD, model_version="1", arm="stable")
+        log.append(batch, batch_id=BatchId("e", 4 * hour + 1, 4 * hour + 4))
+    reads: list[int] = []
+
+    class Counting:
+        def __getattr__(self, name: str) -> object:
+            return getattr(log, name)
+
+        def read(self, after: int, *, limit_rows: int, model_version: str | None = None) -> object:
+            found = log.read(after, limit_rows=limit_rows, model_version=model_version)
+            reads.append(sum(batch.num_rows for _, batch in found))
+            return found
+
+    window = Window("1", ONSET + 3600.0 * 190, ONSET + 3600.0 * 500)
+    assert count_rows(Counting(), window) == 40  # type: ignore[arg-type] # a log that counts
+    assert sum(reads) < 100
+    log.close()
