@@ -6,11 +6,12 @@ VENV := .venv
 BIN := $(VENV)/bin
 UV := .tools/bin/uv
 MEMBERS := services transformers monitors loadtests
-LOCKS := dev services monitors
+# Which tests: the slow ones are long simulations and the other four scenarios of the demo.
+MARK ?= not slow
 COMPILE := $(UV) pip compile --quiet --universal --python-version 3.11 --generate-hashes \
 	--no-emit-index-url --no-annotate --custom-compile-command "make lock"
 
-.PHONY: help setup lock check format test unit demo bench clean
+.PHONY: help setup lock check format test demo bench clean
 .DEFAULT_GOAL := help
 
 help: ## Show this help
@@ -45,11 +46,8 @@ format: setup ## Format the code and fix what ruff can fix
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-test: setup ## Run every test, end-to-end ones included
-	$(BIN)/pytest
-
-unit: setup ## Run the quick tests only
-	$(BIN)/pytest -m "not slow"
+test: setup ## Run the tests, the whole loop among them; `make test MARK=` adds the slow ones
+	$(BIN)/pytest -m "$(MARK)"
 
 demo: setup ## Run the whole loop once, unattended, and write a report to coalmine-report/
 	$(BIN)/coalmine demo --report coalmine-report
