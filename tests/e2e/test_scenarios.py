@@ -13,8 +13,14 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+import httpx
+import numpy as np
+import orjson
 import psutil
 import pytest
+import tritonclient.grpc as triton
+
+from coalmine.apps.ev_battery import Fleet, FleetConfig
 
 REPORT_KEYS = {
     "scenario", "seed", "requests", "failed_requests", "records_emitted", "records_in_log",
@@ -91,14 +97,48 @@ def test_scenario(tmp_path: Path, scenario: str, seed: int) -> None:
         assert report["rollout"]["verdict"] == "regression"
 
 
-def part_pid(state: Path, name: str) -> int | None:
-    """The pid of a running part, from the table that `coalmine status` reads."""
+def part(state: Path, name: str) -> dict[str, Any]:
+    """A running part, from the table that `coalmine status` reads; empty if there is none."""
     with suppress(FileNotFoundError, json.JSONDecodeError, KeyError):
         parts = json.loads((state / "up.json").read_text("utf-8"))["parts"]
-        for part in parts:
-            if part["name"] == name and part.get("pid"):
-                return int(part["pid"])
-    return None
+        return next((each for each in parts if each["name"] == name), {})
+    return {}
+
+
+def check_same_answers(gateway: str) -> None:
+    """The same windows over HTTP V1, HTTP V2 and gRPC V2, missing readings among them."""
+    telemetry = Fleet(FleetConfig(seed=11, missing_share=0.2)).uploads(3)
+    arrays = telemetry.raw
+    headers = {"x-vehicle-id": "7"}  # one vehicle stays on one arm
+    rows = [{name: array[row] for name, array in arrays.items()} for row in range(len(telemetry))]
+    options = orjson.OPT_SERIALIZE_NUMPY
+    with httpx.Client(base_url=gateway, headers=headers, trust_env=False) as client:
+        v1 = client.post(
+            "/v1/models/ev-battery:predict",
+            content=orjson.dumps({"instances": rows}, option=options),
+        )
+        tensors = [
+            {"name": name, "datatype": "FP32", "shape": array.shape, "data": array.ravel()}
+            for name, array in arrays.items()
+        ]
+        v2 = client.post(
+            "/v2/models/ev-battery/infer",
+            content=orjson.dumps({"inputs": tensors}, option=options),
+        )
+    assert (v1.status_code, v2.status_code) == (200, 200), (v1.text[:300], v2.text[:300])
+    inputs = [triton.InferInput(name, array.shape, "FP32") for name, array in arrays.items()]
+    for tensor in inputs:
+        tensor.set_data_from_numpy(arrays[tensor.name()])
+    with triton.InferenceServerClient(gateway.removeprefix("http://")) as grpc:
+        answer = grpc.infer("ev-battery", inputs, headers=headers)
+    outputs = {tensor["name"]: tensor for tensor in v2.json()["outputs"]}
+    predictions = v1.json()["predictions"]
+    for name in ("label", "probabilities"):
+        over_grpc = answer.as_numpy(name)
+        over_v2 = np.array(outputs[name]["data"]).reshape(outputs[name]["shape"])
+        over_v1 = np.array([prediction[name] for prediction in predictions])
+        np.testing.assert_array_equal(over_v2.astype(over_grpc.dtype), over_grpc)
+        np.testing.assert_array_equal(over_v1.astype(over_grpc.dtype), over_grpc)
 
 
 #: What the demo says, and which part is killed a moment after it.
@@ -122,7 +162,9 @@ def test_chemistry_ends_well_although_every_part_is_killed(tmp_path: Path) -> No
                     break
                 time.sleep(0.2)
             time.sleep(after_s)
-            pid = part_pid(tmp_path / "state", name)
+            if name == "stable":
+                check_same_answers(part(tmp_path / "state", "gateway")["url"])
+            pid = part(tmp_path / "state", name).get("pid")
             if process.poll() is None and pid is not None:
                 os.kill(pid, signal.SIGKILL)
                 killed.append(name)
