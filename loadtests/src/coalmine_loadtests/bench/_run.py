@@ -105,11 +105,12 @@ def _transformer(path: str) -> Any:
 
 
 def _table(results: Sequence[Result]) -> Table:
-    table = Table(title="medians over the rounds")
+    table = Table(title="medians over the rounds", box=None, padding=(0, 1, 0, 0))
     for name in ("windows", "at a time", "target", "protocol"):
-        table.add_column(name, justify="right" if name in ("windows", "at a time") else "left")
+        right = name in ("windows", "at a time")
+        table.add_column(name, justify="right" if right else "left", no_wrap=True)
     for name in ("windows/s", "ratio", "p50 ms", "p99 ms", "errors"):
-        table.add_column(name, justify="right")
+        table.add_column(name, justify="right", no_wrap=True)
     before: Case | None = None
     for result in results:
         if before not in (None, result.case):

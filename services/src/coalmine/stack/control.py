@@ -40,8 +40,15 @@ def create_control(
 ) -> FastAPI:
     """One app of several services. Their lifespans run in order, and end in the reverse order.
 
-    With `alone` the only service is at the root, as it runs on a cluster.
+    With `alone` the only service is at the root, as it runs on a cluster. `StackError` if the model
+    service has nothing for one of them to do.
     """
+    for name in services:
+        if name == "retrainer" and around.service.retraining is None:
+            raise StackError(
+                "retrainer cannot start: retraining: the service file has no such section, add one "
+                "with `pipeline`"
+            )
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
