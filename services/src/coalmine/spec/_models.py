@@ -144,7 +144,7 @@ class PerformanceSpec(_Spec):
     expected_run_length: Annotated[int, Field(ge=10)] = 2000
     """Evaluated blocks between two false alarms, at least, when nothing happens."""
 
-    block: Duration = 1.0
+    block: Annotated[Duration, Field(ge=0.1)] = 1.0
     """Rows of one block of time are judged together, since neighbours are alike."""
 
 
