@@ -9,8 +9,10 @@ import numpy as np
 import pytest
 
 from coalmine.protocol import (
+    NonFinite,
     ProtocolError,
     Signature,
+    SignatureError,
     TensorSpec,
     decode_v1,
     encode_v1,
@@ -87,7 +89,7 @@ def test_whole_numbers_may_carry_a_point() -> None:
         (body([[1, "2"]]), ONE, "cannot hold a string"),
         (body([[1, True]]), ONE, "cannot hold a boolean"),
         (body([[1, {}]]), ONE, "cannot hold an object"),
-        (body([[1, 1e300]]), ONE, "not finite"),
+        (body([[1, 1e300]]), ONE, "does not fit into FP32"),
         (body([{"x": [1, 2]}, [3, 4]]), ONE, "must be an object"),
         (body([{"x": [1, 2], "z": 1}]), ONE, "unknown input 'z'"),
         (body([{"a": 1}]), TWO, "lacks the input: b"),
@@ -95,6 +97,15 @@ def test_whole_numbers_may_carry_a_point() -> None:
         (body([{"a": 1, "b": [1, 2.5]}]), TWO, "cannot hold a fraction"),
         (body([{"a": 1, "b": [1, None]}]), TWO, "cannot hold null"),
         (body([1]), TEXT, "cannot hold a number"),
+        (body([{"b64": "YQ=="}, {"b64": "?"}]), TEXT, "`b64` is not base64"),
+        (body([{"b64": "YQ=="}, {"b65": "YQ=="}]), TEXT, "cannot hold an object"),
+        (body([{"a": 1, "b": [2**64, 1.0]}]), TWO, "too large to be exact"),
+        (b'{"instances": [], "inputs": []}', ONE, "either `instances` or `inputs`"),
+        (b'{"inputs": "x"}', ONE, "`inputs` must be a list"),
+        (b'{"inputs": {"a": [1]}}', TWO, "missing input: b"),
+        (b'{"inputs": {"a": [1], "b": [[1, 2]], "c": [1]}}', TWO, "unknown input 'c'"),
+        (b'{"inputs": {"a": 1, "b": [[1, 2]]}}', TWO, "a value per row"),
+        (b'{"inputs": {"a": [1, 2], "b": [[1, 2]]}}', TWO, "disagree on the batch"),
     ],
 )
 def test_mistakes_are_named(content: bytes, signature: Signature, complaint: str) -> None:
@@ -120,3 +131,45 @@ def test_text_outputs() -> None:
     text = np.array([[b"a", "b"]], dtype=np.object_)
     assert encode_v1({"t": text}, ("t",)) == b'{"predictions":[["a","b"]]}'
     assert predictions({"t": text}, ("t",)) == [["a", "b"]]
+
+
+def test_bytes_that_are_not_text_are_base64() -> None:
+    call = decode_v1(body([{"b64": "/9j/"}, "text", {"b64": ""}]), TEXT)
+    assert call.tensors["t"].tolist() == [b"\xff\xd8\xff", b"text", b""]
+    named = decode_v1(body([{"t": {"b64": "/9j/"}}, {"t": "text"}]), TEXT)
+    assert named.tensors["t"].tolist() == [b"\xff\xd8\xff", b"text"]
+    output = np.array([b"\xff\xd8\xff", b"text"], dtype=np.object_)
+    answer = encode_v1({"t": output}, ("t",))
+    assert answer == b'{"predictions":[{"b64":"/9j/"},"text"]}'
+
+
+def test_columns_are_answered_in_columns() -> None:
+    call = decode_v1(b'{"inputs": {"b": [[1, 2], [3, 4]], "a": [0.5, 1]}}', TWO)
+    assert (call.rows, call.columnar) == (2, True)
+    assert call.tensors["b"].tolist() == [[1, 2], [3, 4]]
+    text = np.array([b"\xff", b"a"], dtype=np.object_)
+    outputs = {"y": np.array([1.5, np.nan], np.float32), "t": text}
+    answer = encode_v1(outputs, ("y", "t"), columnar=True)
+    assert json.loads(answer) == {"outputs": {"y": [1.5, None], "t": [{"b64": "/w=="}, "a"]}}
+
+
+def test_a_list_of_inputs_is_another_name_for_instances() -> None:
+    call = decode_v1(b'{"inputs": [[1, 2], [3, 4]]}', ONE)
+    assert (call.rows, call.columnar) == (2, False)
+
+
+@pytest.mark.parametrize(
+    ("policy", "nan", "infinity"),
+    [("missing", True, False), ("allow", True, True), ("reject", False, False)],
+)
+def test_what_is_not_finite_passes_as_the_policy_says(
+    policy: NonFinite, nan: bool, infinity: bool
+) -> None:
+    signature = Signature(ONE.inputs, (), policy)
+    for value, passes in ((np.nan, nan), (np.inf, infinity), (-np.inf, infinity), (1.0, True)):
+        tensors = {"x": np.array([[value, 0]], np.float32)}
+        if passes:
+            assert signature.check(tensors) == 1
+        else:
+            with pytest.raises(SignatureError, match="not finite"):
+                signature.check(tensors)

@@ -38,7 +38,8 @@ class Moody:
             raise ValueError("thirteen is not a telemetry value")
         if (raw == 666).any():
             raise RuntimeError("secret detail")
-        time.sleep(float(tensors["wait"].max(initial=0.0)) if (tensors["wait"] != 1).any() else 0)
+        slow = (tensors["wait"] != 1).any()  # a warm-up of ones still costs more than a hand-over
+        time.sleep(float(tensors["wait"].max(initial=0.0)) if slow else 0.001)
         return {"features": raw * 2}
 
     def postprocess(self, tensors):

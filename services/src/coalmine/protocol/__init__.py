@@ -8,7 +8,7 @@ what is wrong with it, before any model sees it. gRPC's messages are in the modu
 from __future__ import annotations
 
 from coalmine.protocol._errors import MalformedRequestError, ProtocolError, SignatureError
-from coalmine.protocol._signature import InferenceCall, Signature
+from coalmine.protocol._signature import InferenceCall, NonFinite, Signature
 from coalmine.protocol._tensors import (
     DATATYPES,
     Array,
@@ -27,6 +27,7 @@ __all__ = [
     "EncodedReply",
     "InferenceCall",
     "MalformedRequestError",
+    "NonFinite",
     "ProtocolError",
     "Signature",
     "SignatureError",

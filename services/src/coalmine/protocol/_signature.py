@@ -4,13 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import Literal
 
 import numpy as np
 
 from coalmine.protocol._errors import SignatureError
 from coalmine.protocol._tensors import Array, Tensors, TensorSpec
 
-__all__ = ["InferenceCall", "Signature"]
+__all__ = ["InferenceCall", "NonFinite", "Signature"]
+
+#: What FP tensors may hold beside numbers: NaN as a missing value, NaN and infinity, or neither.
+NonFinite = Literal["missing", "allow", "reject"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,6 +34,9 @@ class InferenceCall:
     binary: frozenset[str] = frozenset()
     """Outputs to return as raw bytes instead of values."""
 
+    columnar: bool = False
+    """Of V1: the request was columns (`inputs`), and so is the answer (`outputs`)."""
+
 
 @dataclass(frozen=True)
 class Signature:
@@ -45,6 +52,7 @@ class Signature:
 
     inputs: tuple[TensorSpec, ...]
     outputs: tuple[TensorSpec, ...]
+    non_finite: NonFinite = "missing"
     input_specs: dict[str, TensorSpec] = field(init=False, repr=False, compare=False)
     output_names: tuple[str, ...] = field(init=False, repr=False, compare=False)
 
@@ -75,7 +83,8 @@ class Signature:
     def check(self, tensors: Tensors) -> int:
         """The number of rows, if every input is there and fits.
 
-        NaN is a missing value and passes in FP tensors; infinity does not.
+        With `non_finite="missing"` NaN is a missing value and passes in FP tensors, infinity does
+        not; "allow" lets both pass, "reject" none.
         """
         if len(tensors) != len(self.inputs):
             missing = ", ".join(name for name in self.input_specs if name not in tensors)
@@ -84,7 +93,7 @@ class Signature:
         rows = -1
         for name, array in tensors.items():
             spec = self.input(name)
-            check_tensor(array, spec)
+            check_tensor(array, spec, self.non_finite)
             if spec.shape:
                 if rows not in (-1, array.shape[0]):
                     raise SignatureError(
@@ -95,8 +104,8 @@ class Signature:
         return 1 if rows == -1 else rows
 
 
-def check_tensor(array: Array, spec: TensorSpec) -> None:
-    """SignatureError unless the array has the datatype and shape of the spec, and no infinity."""
+def check_tensor(array: Array, spec: TensorSpec, non_finite: NonFinite) -> None:
+    """SignatureError unless the array has the datatype and shape of the spec, and fit values."""
     shape = array.shape
     if len(shape) != len(spec.shape) or any(
         want not in (-1, have) for want, have in zip(spec.shape, shape, strict=True)
@@ -106,7 +115,9 @@ def check_tensor(array: Array, spec: TensorSpec) -> None:
         )
     if array.dtype != spec.dtype:
         raise SignatureError(f"input {spec.name!r}: {array.dtype} is not {spec.datatype}")
-    if array.dtype.kind == "f" and np.isinf(array).any():
+    if array.dtype.kind != "f" or non_finite == "allow":
+        return
+    if np.isinf(array).any() if non_finite == "missing" else not np.isfinite(array).all():
         raise SignatureError(f"input {spec.name!r}: holds a value that is not finite")
 
 

@@ -1,11 +1,14 @@
 """KServe's V1 protocol: `{"instances": [...]}` in, `{"predictions": [...]}` out.
 
 With one input an instance is its nested list; with several, an object {input: value}. Predictions
-are shaped the same way by the outputs.
+are shaped the same way by the outputs. `{"inputs": {input: tensor}}` is the same in columns, as
+TensorFlow Serving has it, and is answered by `{"outputs": ...}`; `{"inputs": [...]}` is KServe's
+other name for instances.
 """
 
 from __future__ import annotations
 
+from base64 import b64encode
 from typing import Any
 
 import numpy as np
@@ -14,9 +17,12 @@ import orjson
 from coalmine.protocol._errors import MalformedRequestError, SignatureError
 from coalmine.protocol._signature import InferenceCall, Signature
 from coalmine.protocol._tensors import Array, Tensors
-from coalmine.protocol._values import from_values, text_list
+from coalmine.protocol._values import as_bytes, from_values
 
 __all__ = ["decode_v1", "encode_v1", "load_object"]
+
+
+_NUMPY = orjson.OPT_SERIALIZE_NUMPY
 
 
 def load_object(body: bytes | memoryview) -> dict[str, Any]:
@@ -43,15 +49,45 @@ def decode_v1(body: bytes | memoryview, signature: Signature) -> InferenceCall:
 
 def call_from_instances(content: dict[str, Any], signature: Signature) -> InferenceCall:
     """A V1 request whose JSON has been read already, as KServe's own server does."""
-    instances = content.get("instances")
-    if not isinstance(instances, list):
-        raise MalformedRequestError("the body must have `instances`, a list")
-    named = len(signature.inputs) != 1 or (bool(instances) and isinstance(instances[0], dict))
-    columns: dict[str, list[Any]] = (
-        _columns(instances, signature) if named else {signature.inputs[0].name: instances}
-    )
-    tensors = {spec.name: from_values(columns[spec.name], spec) for spec in signature.inputs}
-    return InferenceCall(tensors, signature.check(tensors), signature.output_names)
+    given = [key for key in ("instances", "inputs") if key in content]
+    if len(given) != 1:
+        raise MalformedRequestError("the body must have either `instances` or `inputs`")
+    instances = content[given[0]]
+    columnar = given == ["inputs"] and isinstance(instances, dict)
+    if columnar:
+        columns = _whole(instances, signature)
+    elif not isinstance(instances, list):
+        raise MalformedRequestError(f"`{given[0]}` must be a list")
+    elif _named(instances, signature):
+        columns = _columns(instances, signature)
+    else:
+        columns = {signature.inputs[0].name: instances}
+    tensors = {
+        spec.name: from_values(columns[spec.name], spec, base64=True) for spec in signature.inputs
+    }
+    rows = signature.check(tensors)
+    return InferenceCall(tensors, rows, signature.output_names, columnar=columnar)
+
+
+def _named(instances: list[Any], signature: Signature) -> bool:
+    """Whether the instances are objects {input: value}, and not the only input's values."""
+    if len(signature.inputs) != 1:
+        return True
+    if not instances or not isinstance(instances[0], dict):
+        return False
+    (only,) = signature.inputs
+    return only.datatype != "BYTES" or instances[0].keys() != {"b64"}
+
+
+def _whole(inputs: dict[str, Any], signature: Signature) -> dict[str, list[Any]]:
+    for name, values in inputs.items():
+        signature.input(name)
+        if not isinstance(values, list):
+            raise SignatureError(f"input {name!r}: must be a list with a value per row")
+    missing = ", ".join(name for name in signature.input_specs if name not in inputs)
+    if missing:
+        raise SignatureError(f"missing input: {missing}")
+    return inputs
 
 
 def _columns(instances: list[Any], signature: Signature) -> dict[str, list[Any]]:
@@ -70,16 +106,20 @@ def _columns(instances: list[Any], signature: Signature) -> dict[str, list[Any]]
     return columns
 
 
-def encode_v1(outputs: Tensors, names: tuple[str, ...]) -> bytes:
-    """Write a V1 response.
+def encode_v1(outputs: Tensors, names: tuple[str, ...], *, columnar: bool = False) -> bytes:
+    """Write a V1 response; `columnar` as in the call that it answers.
 
     >>> encode_v1({"y": np.array([1, 2])}, ("y",))
     b'{"predictions":[1,2]}'
+    >>> encode_v1({"y": np.array([1, 2])}, ("y",), columnar=True)
+    b'{"outputs":{"y":[1,2]}}'
     """
     # orjson writes a float32 as the shortest text that reads back as the same float32.
     columns = {name: _numbers_or_text(outputs[name]) for name in names}
+    if columnar:
+        return orjson.dumps({"outputs": columns}, option=_NUMPY, default=np.ndarray.tolist)
     rows = _per_row({k: v if v.dtype.kind == "f" else v.tolist() for k, v in columns.items()})
-    return orjson.dumps({"predictions": rows}, option=orjson.OPT_SERIALIZE_NUMPY)
+    return orjson.dumps({"predictions": rows}, option=_NUMPY)
 
 
 def predictions(outputs: Tensors, names: tuple[str, ...]) -> list[Any]:
@@ -99,5 +139,16 @@ def _per_row(columns: dict[str, Any]) -> list[Any]:
 def _numbers_or_text(array: Array) -> Array:
     array = np.atleast_1d(array)
     if array.dtype.kind in "OSU":
-        return np.array(text_list(array), dtype=np.object_).reshape(array.shape)
+        values = [_text_or_base64(value) for value in array.ravel().tolist()]
+        made = np.empty(len(values), dtype=np.object_)
+        made[:] = values
+        return made.reshape(array.shape)
     return np.ascontiguousarray(array)
+
+
+def _text_or_base64(value: Any) -> str | dict[str, str]:
+    raw = as_bytes(value)
+    try:
+        return raw.decode()
+    except UnicodeDecodeError:
+        return {"b64": b64encode(raw).decode()}

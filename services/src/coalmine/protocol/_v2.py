@@ -6,6 +6,7 @@ have `binary_data_size`, in order; a response likewise.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,7 +19,15 @@ from coalmine.protocol._tensors import Array, Tensors, TensorSpec, datatype_of
 from coalmine.protocol._v1 import load_object
 from coalmine.protocol._values import from_raw, from_values, text_list, to_raw
 
-__all__ = ["EncodedReply", "decode_v2", "encode_v2", "parse_shape"]
+__all__ = ["EncodedReply", "decode_v2", "encode_v2", "parse_shape", "refuse_unsupported"]
+
+
+#: Parameters of Triton's extensions that would be answered wrongly if they were ignored.
+UNSUPPORTED = {
+    "classification": "the values come as they are; take the top ones yourself",
+    "shared_memory_region": "send the tensor in the request",
+    "sequence_id": "models keep no state between requests",
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,7 +54,10 @@ def decode_v2(
     if identifier is not None and not isinstance(identifier, str):
         raise MalformedRequestError("`id` must be a string")
     tensors = _read_inputs(content.get("inputs"), view[json_length:], signature)
-    asked = _objects(content.get("outputs", []), "outputs")
+    outputs = content.get("outputs")
+    asked = [] if outputs is None else _objects(outputs, "outputs")
+    for item in (content, *asked):
+        refuse_unsupported(_parameters(item))
     names = signature.select([output.get("name") for output in asked])
     return InferenceCall(
         tensors,
@@ -68,7 +80,9 @@ def _read_inputs(inputs: Any, raw: memoryview, signature: Signature) -> Tensors:
                 f"input {spec.name!r}: datatype {item.get('datatype')!r:.40} is not {spec.datatype}"
             )
         shape = parse_shape(item.get("shape"), spec)
-        size = _parameters(item).get("binary_data_size")
+        parameters = _parameters(item)
+        refuse_unsupported(parameters)
+        size = parameters.get("binary_data_size")
         if size is None:
             tensors[spec.name] = _read_values(item.get("data"), spec, shape)
             continue
@@ -76,7 +90,7 @@ def _read_inputs(inputs: Any, raw: memoryview, signature: Signature) -> Tensors:
             raise MalformedRequestError(
                 f"input {spec.name!r}: binary_data_size {size!r:.40} does not fit the body"
             )
-        if "data" in item:
+        if item.get("data") is not None:
             raise MalformedRequestError(f"input {spec.name!r}: both data and binary_data_size")
         tensors[spec.name] = from_raw(raw[position : position + size], spec, shape)
         position += size
@@ -119,6 +133,18 @@ def _parameters(item: dict[str, Any]) -> dict[str, Any]:
     return parameters
 
 
+def refuse_unsupported(parameters: Mapping[str, Any]) -> None:
+    """SignatureError for a parameter that changes what the answer means, and that we do not know.
+
+    Of others the protocol says that a server ignores what it does not know.
+    """
+    for name in parameters:
+        if name in UNSUPPORTED:
+            raise SignatureError(
+                f"the parameter {name!r:.40} is not supported: {UNSUPPORTED[name]}"
+            )
+
+
 def _binary_outputs(
     content: dict[str, Any], asked: list[dict[str, Any]], names: tuple[str, ...]
 ) -> frozenset[str]:
@@ -154,7 +180,7 @@ def encode_v2(
             blobs.append(to_raw(array))
             item["parameters"] = {"binary_data_size": len(blobs[-1])}
         elif array.dtype.kind in "OSU":
-            item["data"] = text_list(array)
+            item["data"] = text_list(name, array)
         else:
             item["data"] = np.ascontiguousarray(array).ravel()
         described.append(item)

@@ -8,6 +8,7 @@ megabytes then costs gigabytes).
 from __future__ import annotations
 
 import struct
+from base64 import b64decode
 from itertools import chain
 from math import prod
 from typing import Any
@@ -17,19 +18,26 @@ import numpy as np
 from coalmine.protocol._errors import MalformedRequestError, SignatureError
 from coalmine.protocol._tensors import Array, TensorSpec
 
-__all__ = ["from_raw", "from_values", "text_list", "to_raw"]
+__all__ = ["as_bytes", "from_raw", "from_values", "text_list", "to_raw"]
 
 _MAX_RANK = 32
+_EXACT = 2.0**53
 _NUMBERS = {float, int}
 _NUMBERS_OR_MISSING = {float, int, type(None)}
 
 
-def from_values(values: list[Any], spec: TensorSpec, shape: list[int] | None = None) -> Array:
+def from_values(
+    values: list[Any], spec: TensorSpec, shape: list[int] | None = None, *, base64: bool = False
+) -> Array:
     """The array that (nested) JSON values stand for.
 
-    Without `shape` the nesting gives the shape; with it, values are nested so or flat.
+    Without `shape` the nesting gives the shape; with it, values are nested so or flat. With
+    `base64` an element of BYTES may be `{"b64": "..."}` too, as V1 writes what is not text.
     """
     found, flat, types = _flatten(values, spec)
+    if base64 and spec.datatype == "BYTES" and dict in types:
+        flat = [_from_base64(value, spec) if type(value) is dict else value for value in flat]
+        types = set(map(type, flat))
     if shape is None:
         # [] has lost its inner dimensions.
         want = tuple(max(n, 0) for n in spec.shape[1:])
@@ -61,7 +69,7 @@ def _flatten(values: list[Any], spec: TensorSpec) -> tuple[tuple[int, ...], list
 def _convert(flat: list[Any], types: set[type], spec: TensorSpec) -> Array:
     kind = spec.dtype.kind
     if kind == "O":
-        allowed: set[type] = {str}
+        allowed: set[type] = {str, bytes}
     elif kind == "b":
         allowed = {bool}
     else:
@@ -70,13 +78,13 @@ def _convert(flat: list[Any], types: set[type], spec: TensorSpec) -> Array:
         found = ", ".join(sorted(_JSON_NAMES.get(t, t.__name__) for t in types - allowed))
         raise SignatureError(f"input {spec.name!r}: {spec.datatype} cannot hold {found}")
     if kind == "O":
-        return np.array([value.encode() for value in flat], dtype=np.object_)
+        return np.array([as_bytes(value) for value in flat], dtype=np.object_)
     try:
         if kind in "iu" and float in types:
             return _integers(flat, spec)
-        with np.errstate(over="ignore"):  # 1e300 as FP32 is infinity, which `check` rejects
+        with np.errstate(over="raise"):  # 1e300 as FP32 would be infinity
             return np.array(flat, dtype=spec.dtype)
-    except OverflowError:
+    except (OverflowError, FloatingPointError):
         raise SignatureError(
             f"input {spec.name!r}: a value does not fit into {spec.datatype}"
         ) from None
@@ -86,10 +94,23 @@ _JSON_NAMES = {str: "a string", bool: "a boolean", type(None): "null", dict: "an
                float: "a number", int: "a number"}  # fmt: skip
 
 
+def _from_base64(value: dict[str, Any], spec: TensorSpec) -> bytes:
+    text = value.get("b64")
+    if len(value) != 1 or not isinstance(text, str):
+        raise SignatureError(f'input {spec.name!r}: BYTES cannot hold an object but {{"b64": …}}')
+    try:
+        return b64decode(text, validate=True)
+    except ValueError:
+        raise SignatureError(f"input {spec.name!r}: `b64` is not base64") from None
+
+
 def _integers(flat: list[Any], spec: TensorSpec) -> Array:
     """Whole numbers written with a point, as some clients do: 3.0 is 3, 3.5 is a mistake."""
     if not all(type(value) is int or value.is_integer() for value in flat):
         raise SignatureError(f"input {spec.name!r}: {spec.datatype} cannot hold a fraction")
+    # A whole number too large for 64 bits arrives as a float too, and rounded.
+    if any(type(value) is float and abs(value) > _EXACT for value in flat):
+        raise SignatureError(f"input {spec.name!r}: a number is too large to be exact")
     return np.array([int(value) for value in flat], dtype=spec.dtype)
 
 
@@ -131,15 +152,21 @@ def _unpack_bytes(raw: bytes | memoryview, count: int, spec: TensorSpec) -> list
 def to_raw(array: Array) -> bytes:
     """Little-endian, row-major bytes of an array; BYTES elements with their lengths."""
     if array.dtype.kind in "OSU":
-        parts = [_as_bytes(value) for value in array.ravel().tolist()]
+        parts = [as_bytes(value) for value in array.ravel().tolist()]
         return b"".join(chain.from_iterable((struct.pack("<I", len(p)), p) for p in parts))
     return array.tobytes()
 
 
-def text_list(array: Array) -> list[str]:
-    """The elements of a BYTES array as text, for JSON."""
-    return [_as_bytes(value).decode("utf-8", "replace") for value in array.ravel().tolist()]
+def text_list(name: str, array: Array) -> list[str]:
+    """The elements of a BYTES array as text, for JSON; SignatureError if they are none."""
+    try:
+        return [as_bytes(value).decode() for value in array.ravel().tolist()]
+    except UnicodeDecodeError:
+        raise SignatureError(
+            f"output {name!r} holds bytes that are not UTF-8 text: JSON cannot, `binary_data` can"
+        ) from None
 
 
-def _as_bytes(value: Any) -> bytes:
+def as_bytes(value: Any) -> bytes:
+    """An element of BYTES, which may be text, as bytes."""
     return value if isinstance(value, bytes) else str(value).encode()

@@ -22,7 +22,7 @@ from google.protobuf.message import DecodeError, Message  # type: ignore[import-
 from coalmine.protocol._errors import MalformedRequestError, SignatureError
 from coalmine.protocol._signature import InferenceCall, Signature
 from coalmine.protocol._tensors import Array, Tensors, TensorSpec, datatype_of
-from coalmine.protocol._v2 import parse_shape
+from coalmine.protocol._v2 import parse_shape, refuse_unsupported
 from coalmine.protocol._values import from_raw, to_raw
 
 __all__ = ["decode_infer", "encode_infer", "message_class", "parse"]
@@ -163,8 +163,10 @@ def decode_infer(message: Any, signature: Signature) -> InferenceCall:
         raise MalformedRequestError(
             f"{len(raw)} raw_input_contents for {len(message.inputs)} inputs"
         )
+    refuse_unsupported(message.parameters)
     tensors: Tensors = {}
     for index, tensor in enumerate(message.inputs):
+        refuse_unsupported(tensor.parameters)
         spec = signature.input(tensor.name)
         if spec.name in tensors:
             raise SignatureError(f"input {spec.name!r} is given more than once")
@@ -179,6 +181,8 @@ def decode_infer(message: Any, signature: Signature) -> InferenceCall:
             tensors[spec.name] = from_raw(raw[index], spec, shape)
         else:
             tensors[spec.name] = _from_contents(tensor.contents, spec, shape)
+    for output in message.outputs:
+        refuse_unsupported(output.parameters)
     names = signature.select([output.name for output in message.outputs])
     binary = frozenset(names) if raw else frozenset()
     return InferenceCall(tensors, signature.check(tensors), names, message.id or None, binary)

@@ -7,10 +7,10 @@ import dataclasses
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 from coalmine.arms import Arm
-from coalmine.serving._options import ServeOptions
+from coalmine.serving._options import NonFiniteKind, ServeOptions, ServerKind
 from coalmine.serving._serve import serve
 
 _HELP = {
@@ -27,12 +27,15 @@ _HELP = {
     "threads": "ONNX Runtime's threads",
     "providers": "execution providers in the order to try: tensorrt,cuda,cpu",
     "require_gpu": "refuse to run on the CPU",
+    "non_finite": "what inputs may hold: missing (NaN or null, a missing value), allow (infinity "
+    "too) or reject (neither)",
     "max_body": "bytes of one request",
     "max_concurrency": "requests at once",
     "max_queue_rows": "rows waiting for the model",
     "max_spool": "bytes of records kept while the collector is away",
     "drain": "seconds that requests in flight have to finish after SIGTERM",
 }
+_CHOICES = {"server": get_args(ServerKind), "non_finite": get_args(NonFiniteKind)}
 _TYPES: dict[str, Callable[[str], Any]] = {
     "arm": Arm,
     "spool": Path,
@@ -58,7 +61,7 @@ def _parser() -> argparse.ArgumentParser:
             continue
         by_annotation = {"int": int, "int | None": int, "float": float}
         kind = _TYPES.get(field.name) or by_annotation.get(str(field.type), str)
-        choices = ("pyvoy", "uvicorn") if field.name == "server" else None
+        choices = _CHOICES.get(field.name)
         parser.add_argument(flag, type=kind, default=field.default, choices=choices, help=text)
     return parser
 

@@ -16,6 +16,7 @@ from coalmine.protocol import MalformedRequestError
 from coalmine.protocol.protobuf import decode_infer, encode_infer, message_class, parse
 from coalmine.serving._asgi import ClientGoneError, Headers, Receive, Scope, Send, read_body
 from coalmine.serving._dataplane import Dataplane
+from coalmine.serving._encoding import inflate
 from coalmine.serving._errors import (
     EncodingError,
     OverloadedError,
@@ -31,7 +32,10 @@ __all__ = ["SERVICE", "GrpcEdge"]
 _log = logging.getLogger("coalmine.serving")
 SERVICE = "/inference.GRPCInferenceService/"
 _FRAME = struct.Struct(">BI")
-_CONTENT = [(b"content-type", b"application/grpc"), (b"grpc-accept-encoding", b"identity")]
+_CONTENT = [
+    (b"content-type", b"application/grpc"),
+    (b"grpc-accept-encoding", b"identity,gzip,deflate"),
+]
 _PLAIN = " !#$&'()*+,/:;=?@[]"
 _Method = Callable[[bytes], Awaitable[bytes]]
 
@@ -67,7 +71,11 @@ class GrpcEdge:
         try:
             body = await read_body(call.headers, receive, limit=self._plane.limits.max_body)
             call.arrived = self._plane.clock.monotonic()
-            reply = await method(_unframe(body))
+            message, compressed = _unframe(body)
+            if compressed:
+                encoding = call.headers.get(b"grpc-encoding", b"").decode("latin-1")
+                message = inflate(message, encoding, limit=self._plane.limits.max_body)
+            reply = await method(message)
         except ClientGoneError:
             return
         except Exception as error:
@@ -162,16 +170,16 @@ async def _unimplemented(payload: bytes) -> bytes:
     raise EncodingError("this method is not implemented")
 
 
-def _unframe(body: bytes) -> bytes:
-    """The message in a gRPC frame; a unary call has exactly one."""
+def _unframe(body: bytes) -> tuple[bytes, bool]:
+    """The message in a gRPC frame, and whether it is compressed; a unary call has exactly one."""
     if len(body) < _FRAME.size:
         raise MalformedRequestError("the body is not a gRPC frame")
     compressed, length = _FRAME.unpack_from(body)
-    if compressed:
-        raise EncodingError("compressed messages are not read; send them as they are")
+    if compressed > 1:
+        raise MalformedRequestError("the body is not a gRPC frame")
     if length != len(body) - _FRAME.size:
         raise MalformedRequestError(f"the frame says {length} bytes, {len(body) - 5} follow")
-    return body[_FRAME.size :]
+    return body[_FRAME.size :], bool(compressed)
 
 
 def _start(headers: Headers, *, trailers: bool = False) -> dict[str, Any]:

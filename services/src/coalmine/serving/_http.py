@@ -28,7 +28,8 @@ from coalmine.serving._asgi import (
     respond,
 )
 from coalmine.serving._dataplane import Dataplane
-from coalmine.serving._errors import EncodingError, OverloadedError, TooManyRequestsError
+from coalmine.serving._encoding import inflate
+from coalmine.serving._errors import OverloadedError, TooManyRequestsError
 from coalmine.serving._ids import request_id
 from coalmine.serving._status import http_status, public_message
 
@@ -126,9 +127,9 @@ class _Call:
         """The response's body."""
         plane, servable = self._plane, self._plane.servable
         plane.serve(route[self.protocol], route["version"])
-        if self._headers.get(b"content-encoding", b"identity") != b"identity":
-            raise EncodingError("compressed bodies are not read; send them as they are")
         body = await read_body(self._headers, receive, limit=plane.limits.max_body)
+        if (encoding := self._headers.get(b"content-encoding")) is not None:
+            body = inflate(body, encoding.decode("latin-1"), limit=plane.limits.max_body)
         self.arrived = plane.clock.monotonic()
         if self.protocol == "v1":
             call = decode_v1(body, servable.signature)
@@ -138,7 +139,7 @@ class _Call:
 
         def encode(outputs: Tensors) -> bytes:
             if self.protocol == "v1":
-                return encode_v1(outputs, call.outputs)
+                return encode_v1(outputs, call.outputs, columnar=call.columnar)
             return self._encode_v2(call, outputs, identifier)
 
         return await plane.infer(

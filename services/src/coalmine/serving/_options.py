@@ -9,9 +9,11 @@ from typing import Any, Literal
 
 from coalmine.arms import Arm
 
-__all__ = ["ServeOptions", "ServerKind"]
+__all__ = ["NonFiniteKind", "ServeOptions", "ServerKind"]
 
 ServerKind = Literal["pyvoy", "uvicorn"]
+#: `coalmine.protocol.NonFinite`, whose import costs numpy.
+NonFiniteKind = Literal["missing", "allow", "reject"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -51,6 +53,10 @@ class ServeOptions:
 
     require_gpu: bool = False
     """Refuse to start on the CPU instead of falling back to it."""
+
+    non_finite: NonFiniteKind = "missing"
+    """What FP inputs may hold beside numbers: "missing": NaN (null in JSON), which the model takes
+    for a missing value; "allow": infinity too; "reject": neither. What may not is answered 400."""
 
     max_body: int = 16 * 1024**2
     """Bytes of one request; more is answered 413."""

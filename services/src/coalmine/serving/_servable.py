@@ -13,6 +13,7 @@ from coalmine.modeldir import ModelCard
 from coalmine.protocol import (
     Array,
     InferenceCall,
+    NonFinite,
     ProtocolError,
     Signature,
     SignatureError,
@@ -82,6 +83,7 @@ class Servable:
         card: ModelCard,
         transformer: Transforming | None,
         max_queue_rows: int,
+        non_finite: NonFinite = "missing",
         clock: Clock = SYSTEM_CLOCK,
     ) -> None:
         self.name = name
@@ -89,7 +91,7 @@ class Servable:
         self.card = card
         self.providers = model.providers
         inputs = model.signature.inputs if transformer is None else tuple(transformer.inputs)
-        self.signature = Signature(inputs, model.signature.outputs)
+        self.signature = Signature(inputs, model.signature.outputs, non_finite)
         self._compute = _Compute(model, transformer)
         specs = (*inputs, *model.signature.inputs)
         self._batcher = Batcher(
@@ -119,6 +121,7 @@ class Servable:
             card=checked_card(source, model.signature, name=name).model_copy(update={"name": name}),
             transformer=load_transformer(options.transformer) if options.transformer else None,
             max_queue_rows=options.max_queue_rows,
+            non_finite=options.non_finite,
             clock=clock,
         )
 
