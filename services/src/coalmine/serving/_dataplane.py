@@ -97,7 +97,7 @@ class Dataplane:
         return {
             "name": served.name,
             "versions": [served.version],
-            "platform": "onnxruntime_onnx",
+            "platform": served.platform,
             "inputs": [_described(spec) for spec in served.signature.inputs],
             "outputs": [_described(spec) for spec in served.signature.outputs],
         }

@@ -38,6 +38,8 @@ _DATATYPES = {
 class OnnxModel:
     """A loaded network. `run` may be called from several threads at once."""
 
+    platform = "onnxruntime_onnx"
+
     def __init__(
         self,
         path: Path,
@@ -78,6 +80,9 @@ class OnnxModel:
             for name in self._texts:
                 feed[name] = _as_text(name, tensors[name])
         return dict(zip(self._names, self._session.run(self._names, feed), strict=True))
+
+    def close(self) -> None:
+        """Nothing to do: the session's memory goes with the object."""
 
 
 def _choose(wanted: tuple[str, ...], *, require_gpu: bool) -> list[str]:

@@ -22,6 +22,7 @@ from coalmine.protocol import (
 )
 from coalmine.serving._batcher import Batcher, Computed, Outcome
 from coalmine.serving._errors import ModelFailedError, ModelLoadError
+from coalmine.serving._model import Runnable
 from coalmine.serving._onnx import OnnxModel
 from coalmine.serving._options import ServeOptions
 from coalmine.serving._source import checked_card, locate
@@ -43,7 +44,7 @@ _PROBE_ROWS = 64
 class _Compute:
     """The whole of a batch's work: preprocess, network, postprocess."""
 
-    model: OnnxModel
+    model: Runnable
     transformer: Transforming | None
 
     def __call__(self, tensors: Tensors) -> Computed:
@@ -79,7 +80,7 @@ class Servable:
         *,
         name: str,
         version: str,
-        model: OnnxModel,
+        model: Runnable,
         card: ModelCard,
         transformer: Transforming | None,
         max_queue_rows: int,
@@ -89,7 +90,9 @@ class Servable:
         self.name = name
         self.version = version
         self.card = card
+        self.platform = model.platform
         self.providers = model.providers
+        self._model = model
         inputs = model.signature.inputs if transformer is None else tuple(transformer.inputs)
         self.signature = Signature(inputs, model.signature.outputs, non_finite)
         self._compute = _Compute(model, transformer)
@@ -141,8 +144,9 @@ class Servable:
         return await self._batcher.submit(call.tensors, call.rows)
 
     def close(self) -> None:
-        """Stop the runners."""
+        """Stop the runners, then release the model."""
         self._batcher.close()
+        self._model.close()
 
     def _warm_up(self, clock: Clock) -> int:
         """Run the model before anyone waits for it; the rows up to which it runs in place."""
