@@ -53,7 +53,7 @@ def requirements_of(pyproject: Path, extras: tuple[str, ...] = ()) -> list[Requi
 @pytest.mark.parametrize(
     ("lock", "member", "extras"),
     [
-        ("dev", "services", ("serving", "retraining", "local")),
+        ("dev", "services", ("serving", "storage", "retraining", "local")),
         ("dev", "transformers", ()),
         ("dev", "monitors", ()),
         ("dev", "loadtests", ()),
