@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import signal
 from socket import socket as Socket
 from types import FrameType
 from typing import Any
@@ -47,8 +49,11 @@ class _Server(uvicorn.Server):
         self._draining = False
 
     async def startup(self, sockets: list[Socket] | None = None) -> None:
-        """Start gRPC too."""
+        """Start gRPC too, and hear signals at once."""
         await super().startup(sockets)
+        # uvicorn's own handlers wait for its next tick: up to 0.1 s of saying ready after SIGTERM.
+        for number in (signal.SIGINT, signal.SIGTERM):
+            asyncio.get_running_loop().add_signal_handler(number, self.handle_exit, number, None)
         if self._options.grpc_port is not None:
             from coalmine.serving._grpc_aio import start_grpc
 
