@@ -54,7 +54,7 @@ def requirements_of(pyproject: Path, extras: tuple[str, ...] = ()) -> list[Requi
     ("lock", "member", "extras"),
     [
         ("dev", "services", ("serving", "storage", "retraining", "local")),
-        ("dev", "transformers", ()),
+        ("dev", "transformers", ("image",)),
         ("dev", "monitors", ()),
         ("dev", "loadtests", ()),
         ("services", "services", ("serving",)),

@@ -8,7 +8,7 @@ needs it; gradient-boosted trees take NaN for what it is.
 
 from __future__ import annotations
 
-from typing import ClassVar, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
@@ -77,7 +77,7 @@ _LITTLE_EXCITATION = 1.0
 class BatteryTransformer(Transformer):
     """Windows of raw readings to `features`: float32 [N, 23], in the order of FEATURES."""
 
-    inputs: ClassVar[tuple[TensorSpec, ...]] = (
+    inputs = (
         TensorSpec("cell_voltage", "FP32", (-1, STEPS, CELLS)),
         TensorSpec("temperature", "FP32", (-1, STEPS, SENSORS)),
         TensorSpec("current", "FP32", (-1, STEPS)),
@@ -85,6 +85,7 @@ class BatteryTransformer(Transformer):
         TensorSpec("coolant_temperature", "FP32", (-1, STEPS)),
         TensorSpec("soc", "FP32", (-1,)),
     )
+    model_inputs = (TensorSpec("features", "FP32", (-1, len(FEATURES))),)
 
     def preprocess(self, tensors: Tensors) -> Tensors:
         """The features of every window: V, A, degC in, and `soc` as a fraction of one."""
@@ -115,9 +116,9 @@ def _voltages(cell: Array, pack: Array) -> Tensors:
         "voltage_mean": mean.mean(axis=1),
         "voltage_min": lowest.min(axis=1),
         "voltage_max": highest.max(axis=1),
-        "voltage_slope": 1e3 * (mean @ _SLOPE),
+        "voltage_slope": 1e3 * _slope(mean),
         "voltage_spread": 1e3 * spread.mean(axis=1),
-        "voltage_spread_slope": 1e3 * (spread @ _SLOPE),
+        "voltage_spread_slope": 1e3 * _slope(spread),
         "weakest_cell_deviation": 1e3 * deviation.min(axis=1),
         "strongest_cell_deviation": 1e3 * deviation.max(axis=1),
         "pack_voltage_residual": (pack - cell.sum(axis=2)).mean(axis=1),
@@ -133,12 +134,19 @@ def _temperatures(sensors: Array, coolant: Array) -> Tensors:
         "temperature_mean": average,
         "temperature_max": sensors.max(axis=(1, 2)),
         "temperature_spread": along.max(axis=1) - along.min(axis=1),
-        "temperature_slope": mean @ _SLOPE,
+        "temperature_slope": _slope(mean),
         "coolant_temperature": coolant_average,
         "temperature_rise": average - coolant_average,
         # The coolant warms evenly along the module, so the middle lies halfway between the ends.
         "temperature_residual": along[:, 1] - (along[:, 0] + along[:, 2]) / 2,
     }
+
+
+def _slope(series: Array) -> Array:
+    # Not `series @ _SLOPE`: BLAS adds in an order that depends on how many rows there are, and a
+    # window must have the same features alone as in any batch.
+    slope: Array = (series * _SLOPE).sum(axis=1)
+    return slope
 
 
 def _resistances(cell: Array, current: Array, temperature: Array) -> Tensors:
