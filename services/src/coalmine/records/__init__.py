@@ -25,7 +25,12 @@ from coalmine.records._errors import (
 )
 from coalmine.records._housekeeping import Retention
 from coalmine.records._log import RecordLog, open_log
-from coalmine.records._schema import class_name, label_categories, record_schema
+from coalmine.records._schema import (
+    RESERVED_COLUMNS,
+    class_name,
+    label_categories,
+    record_schema,
+)
 from coalmine.records._spool import spool_stats
 from coalmine.records._types import (
     BatchId,
@@ -42,6 +47,7 @@ if TYPE_CHECKING:
     from prometheus_client import CollectorRegistry
 
 __all__ = [
+    "RESERVED_COLUMNS",
     "BatchId",
     "EmitterState",
     "InferenceRecord",

@@ -11,7 +11,7 @@ import pyarrow as pa
 from coalmine.modeldir import Column, ModelCard, Tensor
 from coalmine.records._errors import SchemaError
 
-__all__ = ["BASE_FIELDS", "RESERVED", "class_name", "label_categories", "record_schema"]
+__all__ = ["BASE_FIELDS", "RESERVED_COLUMNS", "class_name", "label_categories", "record_schema"]
 
 #: The columns every record has, whatever the model.
 BASE_FIELDS: tuple[pa.Field, ...] = (
@@ -31,7 +31,7 @@ BASE_FIELDS: tuple[pa.Field, ...] = (
 )
 
 #: Names no feature or output may have: the columns above, the join's, and the archive's partitions.
-RESERVED = frozenset(field.name for field in BASE_FIELDS) | {
+RESERVED_COLUMNS = frozenset(field.name for field in BASE_FIELDS) | {
     "true_label",
     "model",
     "version",
@@ -66,12 +66,12 @@ def record_schema(card: ModelCard) -> pa.Schema:
     fields += _fields(card.inputs, role="feature")
     fields += _fields(card.outputs, role="output")
     for name, count in Counter(field.name for field in fields).items():
-        if count > 1 and name not in RESERVED:
+        if count > 1 and name not in RESERVED_COLUMNS:
             raise SchemaError(
                 f"column {name!r} is there {count} times; records need each name once"
             )
     for field in fields[len(BASE_FIELDS) :]:
-        if field.name in RESERVED:
+        if field.name in RESERVED_COLUMNS:
             raise SchemaError(f"column {field.name!r} has a name that records keep for themselves")
     return pa.schema(fields)
 

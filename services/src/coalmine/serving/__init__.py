@@ -20,6 +20,7 @@ from coalmine.serving._errors import (
     StartupError,
     TooManyRequestsError,
     UnknownModelError,
+    WrongOutputError,
 )
 from coalmine.serving._options import ServeOptions, ServerKind
 from coalmine.serving._serve import serve
@@ -27,7 +28,7 @@ from coalmine.serving._serve import serve
 if TYPE_CHECKING:
     from coalmine.serving._app import ServingApp, create_asgi
     from coalmine.serving._batcher import Batcher, Computed, Outcome
-    from coalmine.serving._kserve import Predictor
+    from coalmine.serving._predictor import Predictor
     from coalmine.serving._servable import Servable
 
 __all__ = [
@@ -49,6 +50,7 @@ __all__ = [
     "StartupError",
     "TooManyRequestsError",
     "UnknownModelError",
+    "WrongOutputError",
     "create_asgi",
     "serve",
 ]
@@ -58,7 +60,7 @@ _HEAVY = {
     "Batcher": "_batcher",
     "Computed": "_batcher",
     "Outcome": "_batcher",
-    "Predictor": "_kserve",
+    "Predictor": "_predictor",
     "Servable": "_servable",
     "ServingApp": "_app",
     "create_asgi": "_app",

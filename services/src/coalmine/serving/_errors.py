@@ -5,6 +5,7 @@
     │   └── ModelLoadError      ... because of the model or its transformer
     ├── UnknownModelError       no model of this name or version here
     ├── ModelFailedError        the model raised; its message stays in our log
+    │   └── WrongOutputError    ... or returned something else than it declares
     ├── BodyTooLargeError       more bytes than the server takes
     ├── EncodingError           a compressed body
     └── OverloadedError         not now; `retry_after` seconds later, perhaps
@@ -27,6 +28,7 @@ __all__ = [
     "StartupError",
     "TooManyRequestsError",
     "UnknownModelError",
+    "WrongOutputError",
 ]
 
 
@@ -48,6 +50,10 @@ class UnknownModelError(ServingError):
 
 class ModelFailedError(ServingError):
     """The model raised."""
+
+
+class WrongOutputError(ModelFailedError):
+    """The model returned something else than it declares."""
 
 
 class BodyTooLargeError(ServingError):

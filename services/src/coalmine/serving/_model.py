@@ -27,6 +27,11 @@ class Runnable(Protocol):
         """What it runs on, best first, as ONNX Runtime names its execution providers."""
         ...
 
+    @property
+    def batchable(self) -> bool:
+        """Whether the rows of several requests may share one `run`."""
+        ...
+
     def run(self, tensors: Tensors) -> Tensors:
         """The outputs, for inputs that fit `signature`; from several threads at once.
 

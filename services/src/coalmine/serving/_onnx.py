@@ -39,6 +39,7 @@ class OnnxModel:
     """A loaded network. `run` may be called from several threads at once."""
 
     platform = "onnxruntime_onnx"
+    batchable = True
 
     def __init__(
         self,

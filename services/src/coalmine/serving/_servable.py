@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 
@@ -21,11 +20,10 @@ from coalmine.protocol import (
     TensorSpec,
 )
 from coalmine.serving._batcher import Batcher, Computed, Outcome
-from coalmine.serving._errors import ModelFailedError, ModelLoadError
+from coalmine.serving._errors import ModelFailedError, ModelLoadError, WrongOutputError
 from coalmine.serving._model import Runnable
-from coalmine.serving._onnx import OnnxModel
+from coalmine.serving._open import Opened, open_model
 from coalmine.serving._options import ServeOptions
-from coalmine.serving._source import checked_card, locate
 from coalmine.serving._transform import Transforming, load_transformer
 
 __all__ = ["Servable"]
@@ -57,7 +55,7 @@ class _Compute:
                 if self.transformer is not None:
                     outputs = self.transformer.postprocess(dict(predictions))
                 return Computed(features, predictions, outputs)
-            except ProtocolError:
+            except (ProtocolError, WrongOutputError):
                 raise
             except Exception as error:
                 _log.exception("the model failed")
@@ -99,7 +97,7 @@ class Servable:
         specs = (*inputs, *model.signature.inputs)
         self._batcher = Batcher(
             self._compute,
-            batchable=all(spec.shape[:1] == (-1,) for spec in specs),
+            batchable=model.batchable and all(spec.shape[:1] == (-1,) for spec in specs),
             inline_rows=self._warm_up(clock),
             max_queue_rows=max_queue_rows,
             clock=clock,
@@ -108,20 +106,16 @@ class Servable:
     @classmethod
     def load(cls, options: ServeOptions, *, clock: Clock = SYSTEM_CLOCK) -> Servable:
         """Load and warm up what the options name; ModelLoadError says what is wrong with it."""
-        source = locate(options.model)
-        model = OnnxModel(
-            source.network,
-            threads=options.threads,
-            providers=options.providers,
-            require_gpu=options.require_gpu,
-        )
-        default = source.card.name if source.card else _stem(source.network)
-        name = options.name or default
+        return cls.of(open_model(options), options, clock=clock)
+
+    @classmethod
+    def of(cls, opened: Opened, options: ServeOptions, *, clock: Clock = SYSTEM_CLOCK) -> Servable:
+        """Warm up a model that is loaded."""
         return cls(
-            name=name,
-            version=options.version,
-            model=model,
-            card=checked_card(source, model.signature, name=name).model_copy(update={"name": name}),
+            name=opened.card.name,
+            version=opened.version,
+            model=opened.model,
+            card=opened.card,
             transformer=load_transformer(options.transformer) if options.transformer else None,
             max_queue_rows=options.max_queue_rows,
             non_finite=options.non_finite,
@@ -159,6 +153,8 @@ class Servable:
                     computed = self._compute(sample)
                 except SignatureError:
                     return 0  # a transformer that needs real data, an image say
+                except WrongOutputError as error:
+                    raise ModelLoadError(f"on a sample, {error}") from error
                 except ModelFailedError as error:
                     if any(-1 in spec.shape[1:] for spec in self.signature.inputs):
                         return 0  # the sizes we guessed need not fit together
@@ -186,7 +182,3 @@ def _sample(spec: TensorSpec, rows: int) -> Array:
     if spec.datatype == "BYTES":
         return np.full(shape, b"0", dtype=np.object_)
     return np.ones(shape, dtype=spec.dtype)
-
-
-def _stem(network: Path) -> str:
-    return network.parent.name if network.name == "model.onnx" else network.stem

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
@@ -15,9 +16,13 @@ from coalmine.modeldir import (
     load_card,
 )
 from coalmine.protocol import Signature, TensorSpec
+from coalmine.records import RESERVED_COLUMNS
 from coalmine.serving._errors import ModelLoadError
 
-__all__ = ["ModelSource", "checked_card", "locate"]
+__all__ = ["ModelSource", "checked_card", "locate", "made_up_card"]
+
+#: Wider tensors are pixels or embeddings, not features that somebody watches.
+_MOST_COLUMNS = 256
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,11 +66,7 @@ def _local_path(model: str) -> Path:
 def checked_card(source: ModelSource, signature: Signature, *, name: str) -> ModelCard:
     """The model's card, agreeing with the network; made up from the network if there is none."""
     if source.card is None:
-        return ModelCard(
-            name=name,
-            inputs=tuple(_tensor(spec) for spec in signature.inputs),
-            outputs=tuple(_tensor(spec) for spec in signature.outputs),
-        )
+        return made_up_card(signature, name=name)
     for kind, tensors, specs in (
         ("inputs", source.card.inputs, signature.inputs),
         ("outputs", source.card.outputs, signature.outputs),
@@ -78,7 +79,33 @@ def checked_card(source: ModelSource, signature: Signature, *, name: str) -> Mod
     return source.card
 
 
-def _tensor(spec: TensorSpec) -> Tensor:
-    return Tensor.model_validate(
-        {"name": spec.name, "datatype": spec.datatype, "shape": spec.shape}
+def made_up_card(signature: Signature, *, name: str) -> ModelCard:
+    """A card from the signature alone: records name a column `x`, or `x_0`, `x_1`, ... of a tensor.
+
+    Tensors that are too wide, or of names that records keep or that are there twice, are not
+    recorded.
+    """
+    taken = Counter(
+        column for spec in (*signature.inputs, *signature.outputs) for column in _column_names(spec)
     )
+    free = {column for column, count in taken.items() if count == 1} - RESERVED_COLUMNS
+
+    def tensor(spec: TensorSpec) -> Tensor:
+        names = _column_names(spec)
+        columns = [{"name": name} for name in names] if free.issuperset(names) else []
+        described = {"name": spec.name, "datatype": spec.datatype, "shape": spec.shape}
+        return Tensor.model_validate({**described, "columns": columns})
+
+    return ModelCard(
+        name=name,
+        inputs=tuple(tensor(spec) for spec in signature.inputs),
+        outputs=tuple(tensor(spec) for spec in signature.outputs),
+    )
+
+
+def _column_names(spec: TensorSpec) -> list[str]:
+    if spec.shape in ((-1,), (-1, 1)):
+        return [spec.name]
+    if len(spec.shape) == 2 and spec.shape[0] == -1 and 1 < spec.shape[1] <= _MOST_COLUMNS:
+        return [f"{spec.name}_{number}" for number in range(spec.shape[1])]
+    return []

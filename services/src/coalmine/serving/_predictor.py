@@ -1,0 +1,241 @@
+"""The `Predictor`: a model of ours, or of the user's, as a `kserve.Model`.
+
+Importing KServe's SDK takes seconds of CPU (it loads the Kubernetes client and pandas), so only a
+user's own predictor and KServe's application (`_kserve`) import this module.
+"""
+
+from __future__ import annotations
+
+import functools
+import re
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, ClassVar
+
+from kserve import InferOutput, InferRequest, InferResponse, Model
+from kserve import errors as kserve_errors
+
+from coalmine.protocol import (
+    Array,
+    InferenceCall,
+    ProtocolError,
+    SignatureError,
+    Tensors,
+    TensorSpec,
+    call_from_instances,
+    datatype_of,
+    from_raw,
+    from_values,
+    predictions,
+)
+from coalmine.serving._errors import ModelFailedError, OverloadedError
+from coalmine.serving._open import open_predictor
+from coalmine.serving._options import ServeOptions
+from coalmine.serving._servable import Servable
+
+__all__ = ["Predictor"]
+
+
+class Predictor(Model):  # type: ignore[misc] # KServe has no type information
+    """A model as a `kserve.Model`: KServe's stock server gives the same answers as ours.
+
+    Of your own code, arrays in and arrays out::
+
+        class Mean(Predictor):
+            inputs = (TensorSpec("x", "FP32", (-1, 4)),)
+            outputs = (TensorSpec("mean", "FP32", (-1,)),)
+
+            def compute(self, tensors):
+                return {"mean": tensors["x"].mean(axis=1)}
+
+    `coalmine serve my_model:Mean` serves it; so does KServe::
+
+        mean = Mean("mean")
+        mean.load()
+        kserve.ModelServer().start([mean])
+
+    `compute` gets arrays that fit `inputs` (checked before), the rows of several requests together
+    unless `batchable = False`, and may change them. It returns a dict with an array for each of
+    `outputs`, of that dtype and shape. It may be a coroutine (`async def`). A ValueError it raises
+    is the client's mistake (400, with its message); any other exception is the model's failure
+    (500, the details in the log only). `load`, if there is one, is called once before; it may
+    return False for "cannot".
+
+    Of a model directory or file, without a class of your own::
+
+        predictor = Predictor("ev-battery", "models/3", version="3")
+    """
+
+    inputs: ClassVar[tuple[TensorSpec, ...]] = ()
+    """What clients send: name, datatype and shape of each tensor, the batch (-1) first."""
+
+    outputs: ClassVar[tuple[TensorSpec, ...]] = ()
+    """What clients get."""
+
+    batchable: ClassVar[bool] = True
+    """Whether the rows of several requests may be computed together."""
+
+    compute: ClassVar[Callable[[Any, Tensors], Any] | None] = None
+
+    _is_coalmine_predictor = True
+
+    def __init__(
+        self,
+        name: str | None = None,
+        model: str | Path | None = None,
+        *,
+        version: str = "1",
+        transformer: str | None = None,
+        threads: int = 1,
+    ) -> None:
+        super().__init__(name or _kebab(type(self).__name__))
+        self._options = ServeOptions(
+            model=str(model or ""),
+            name=self.name,
+            version=version,
+            transformer=transformer,
+            threads=threads,
+        )
+        self._servable: Servable | None = None
+        self._loading = False
+        self._hosted = False  # true in our server, which runs `compute` itself
+        self._opening = threading.Lock()
+
+    def __init_subclass__(cls, **arguments: Any) -> None:
+        super().__init_subclass__(**arguments)
+        if "load" in cls.__dict__:
+            cls.load = _ready_after(cls.load)  # type: ignore[method-assign,assignment]
+
+    @classmethod
+    def of(cls, servable: Servable) -> Predictor:
+        """A predictor of what is loaded already."""
+        predictor = cls(servable.name, "", version=servable.version)
+        predictor._servable = servable
+        predictor.ready = True
+        return predictor
+
+    def load(self) -> bool:
+        """Load and warm up the model; ModelLoadError says what is wrong with it."""
+        if not (self._loading or self._hosted):
+            self._servable = self._open()
+            self.ready = True
+        return True
+
+    def get_input_types(self) -> list[dict[str, Any]]:
+        """What clients send."""
+        return [_type(spec) for spec in self._loaded().signature.inputs]
+
+    def get_output_types(self) -> list[dict[str, Any]]:
+        """What clients get."""
+        return [_type(spec) for spec in self._loaded().signature.outputs]
+
+    async def predict(
+        self, payload: dict[str, Any] | InferRequest, headers: dict[str, str] | None = None
+    ) -> dict[str, Any] | InferResponse:
+        """Answer a V1 (dict) or V2 (InferRequest) request."""
+        servable = self._loaded()
+        try:
+            call = self._call(payload)
+            outcome = await servable.infer(call)
+        except ProtocolError as error:
+            raise kserve_errors.InvalidInput(str(error)) from error
+        except OverloadedError as error:
+            raise kserve_errors.ModelNotReady(self.name, str(error)) from error
+        except ModelFailedError as error:
+            raise kserve_errors.InferenceError(str(error)) from error
+        outputs = outcome.computed.outputs
+        if isinstance(payload, dict):
+            return {"predictions": predictions(outputs, call.outputs)}
+        return InferResponse(
+            response_id=payload.id or "",
+            model_name=self.name,
+            model_version=servable.version,
+            infer_outputs=[
+                _output(name, outputs[name], raw=payload.use_binary_outputs)
+                for name in call.outputs
+            ],
+            from_grpc=payload.from_grpc,
+            use_binary_outputs=payload.use_binary_outputs,
+            requested_outputs=payload.request_outputs,
+        )
+
+    def __getstate__(self) -> dict[str, Any]:
+        # KServe's `--workers` sends the model to its processes: each opens it for itself.
+        return {**self.__dict__, "_servable": None, "_opening": None}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state, _opening=threading.Lock())
+
+    def _open(self) -> Servable:
+        if type(self).compute is None:
+            return Servable.load(self._options)
+        return Servable.of(open_predictor(self, self._options), self._options)
+
+    def _loaded(self) -> Servable:
+        if self._servable is None:
+            if not self.ready:
+                raise kserve_errors.ModelNotReady(self.name)
+            with self._opening:
+                if self._servable is None:
+                    self._servable = self._open()
+        return self._servable
+
+    def _call(self, payload: dict[str, Any] | InferRequest) -> InferenceCall:
+        signature = self._loaded().signature
+        if isinstance(payload, dict):
+            return call_from_instances(payload, signature)
+        tensors: dict[str, Array] = {}
+        for item in payload.inputs:
+            spec = signature.input(item.name)
+            if spec.name in tensors:
+                raise SignatureError(f"input {spec.name!r} is given more than once")
+            if item.datatype != spec.datatype:
+                raise SignatureError(
+                    f"input {spec.name!r}: datatype {item.datatype!r} is not {spec.datatype}"
+                )
+            raw = item._raw_data
+            shape = list(item.shape)
+            if raw is not None:
+                tensors[spec.name] = from_raw(raw, spec, shape)
+            else:
+                tensors[spec.name] = from_values(_as_json(item.data), spec, shape)
+        names = signature.select([output.name for output in payload.request_outputs or ()])
+        return InferenceCall(tensors, signature.check(tensors), names, payload.id or None)
+
+
+def _ready_after(load: Callable[[Any], Any]) -> Callable[[Any], bool]:
+    """A user's `load`, then what KServe expects of one: warmed up, and `ready` set."""
+
+    @functools.wraps(load)
+    def loaded(self: Predictor) -> bool:
+        if self._loading:  # `super().load()` inside another `load`
+            return load(self) is not False
+        self._loading = True
+        try:
+            done = load(self) is not False
+        finally:
+            self._loading = False
+        return done and Predictor.load(self)
+
+    return loaded
+
+
+def _kebab(name: str) -> str:
+    return re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "-", name).lower()
+
+
+def _as_json(data: Any) -> list[Any]:
+    if not isinstance(data, list):
+        raise SignatureError("`data` must be a list")
+    return [value.decode() if isinstance(value, bytes) else value for value in data]
+
+
+def _output(name: str, array: Array, *, raw: bool) -> Any:
+    output = InferOutput(name, list(array.shape), datatype_of(array))
+    output.set_data_from_numpy(array, binary_data=raw)
+    return output
+
+
+def _type(spec: Any) -> dict[str, Any]:
+    return {"name": spec.name, "datatype": spec.datatype, "shape": list(spec.shape)}
