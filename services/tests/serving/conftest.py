@@ -7,6 +7,7 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -17,9 +18,11 @@ import httpx
 import numpy as np
 import onnx
 import pytest
+import uvicorn
 from onnx import TensorProto, helper, numpy_helper
 
 from coalmine.modeldir import MODEL_FILE, Column, ModelCard, Tensor, write_card
+from coalmine.records import create_collector, open_log
 
 CLASSES = ("normal", "fault", "unknown")
 
@@ -225,3 +228,20 @@ def toy(request: pytest.FixtureRequest, start: Start, model_dir: Path) -> Served
 async def client() -> Any:
     async with httpx.AsyncClient(timeout=20) as made:
         yield made
+
+
+@pytest.fixture
+def collector(tmp_path: Path) -> Iterator[Any]:
+    """A real collector; gives (URL, log)."""
+    log = open_log(f"sqlite:///{tmp_path}/records.db")
+    config = uvicorn.Config(create_collector(log), port=0, log_config=None)
+    server = uvicorn.Server(config)
+    thread = threading.Thread(target=server.run)
+    thread.start()
+    while not server.started:
+        time.sleep(0.01)
+    port = server.servers[0].sockets[0].getsockname()[1]
+    yield f"http://127.0.0.1:{port}", log
+    server.should_exit = True
+    thread.join()
+    log.close()

@@ -5,9 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
-import threading
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,28 +13,10 @@ import httpx
 import numpy as np
 import pytest
 import tritonclient.grpc as triton_grpc
-import uvicorn
 
-from coalmine.records import create_collector, open_log, spool_stats
+from coalmine.records import spool_stats
 
 ROWS = [[0.1, -0.2, 0.3, 0.4], [1.0, 2.0, -3.0, 0.0]]
-
-
-@pytest.fixture
-def collector(tmp_path: Path) -> Iterator[Any]:
-    """A real collector; gives (URL, log)."""
-    log = open_log(f"sqlite:///{tmp_path}/records.db")
-    config = uvicorn.Config(create_collector(log), port=0, log_config=None)
-    server = uvicorn.Server(config)
-    thread = threading.Thread(target=server.run)
-    thread.start()
-    while not server.started:
-        time.sleep(0.01)
-    port = server.servers[0].sockets[0].getsockname()[1]
-    yield f"http://127.0.0.1:{port}", log
-    server.should_exit = True
-    thread.join()
-    log.close()
 
 
 def rows_of(log: Any, count: int, timeout: float = 15.0) -> list[dict[str, Any]]:

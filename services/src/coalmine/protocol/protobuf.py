@@ -72,9 +72,29 @@ _MESSAGES = {
         "repeated ModelInferResponse.InferOutputTensor outputs=5; "
         "repeated bytes raw_output_contents=6"
     ),
+    # The model repository extension, which NVIDIA's Triton added to the service.
+    "ModelRepositoryParameter": (
+        "bool bool_param=1; int64 int64_param=2; string string_param=3; bytes bytes_param=4"
+    ),
+    "RepositoryIndexRequest": "string repository_name=1; bool ready=2",
+    "RepositoryIndexResponse.ModelIndex": (
+        "string name=1; string version=2; string state=3; string reason=4"
+    ),
+    "RepositoryIndexResponse": "repeated RepositoryIndexResponse.ModelIndex models=1",
+    "RepositoryModelLoadRequest": (
+        "string repository_name=1; string model_name=2; map ModelRepositoryParameter parameters=3"
+    ),
+    "RepositoryModelLoadResponse": "",
+    "RepositoryModelUnloadRequest": (
+        "string repository_name=1; string model_name=2; map ModelRepositoryParameter parameters=3"
+    ),
+    "RepositoryModelUnloadResponse": "",
 }
 #: A union in the published protocol; of no other message.
-_ONEOF = {"InferParameter": "parameter_choice"}
+_ONEOF = {
+    "InferParameter": "parameter_choice",
+    "ModelRepositoryParameter": "parameter_choice",
+}
 
 
 def _build_classes() -> dict[str, type[Message]]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import socket
+from copy import copy
 from pathlib import Path
 
 from coalmine.modeldir import ModelCard
@@ -38,9 +39,22 @@ class RecordEmitter:
         self._layout = Layout.of(
             card, model_version=model_version, arm=arm, pod=pod or socket.gethostname()
         )
-        header = frame(self._layout.dump())
-        self._spool = Spool(spool_dir, header=header, max_bytes=max_bytes)
+        self._header = frame(self._layout.dump())
+        self._spool = Spool(spool_dir, header=self._header, max_bytes=max_bytes)
         self._shipper = Shipper(self._spool, sink_url)
+
+    def of_version(self, *, card: ModelCard, model_version: str) -> RecordEmitter:
+        """An emitter for another version of the model, into the same spool.
+
+        Both may emit at once: a version that is replaced still answers what it has begun. Start and
+        close the first of them only.
+        """
+        other = copy(self)
+        other._layout = Layout.of(
+            card, model_version=model_version, arm=self._layout.arm, pod=self._layout.pod
+        )
+        other._header = frame(other._layout.dump())
+        return other
 
     async def start(self) -> None:
         """Start shipping; `emit` works before it too."""
@@ -62,7 +76,7 @@ class RecordEmitter:
         except Exception:  # whatever is wrong with a record, the prediction was right
             self._spool.drop("malformed", _rows(record))
         else:
-            self._spool.append(data, rows)
+            self._spool.append(data, rows, header=self._header)
 
     def stats(self) -> SpoolStats:
         """The account so far, from memory; cheap."""

@@ -104,7 +104,8 @@ class _Reader:
 class Spool:
     """Appended to by any thread; read, acknowledged and trimmed by one.
 
-    Segments begin with the frame `header`, which holds the layout of what is appended.
+    Segments begin with the frame `header`, which holds the layout of what is appended; a frame of
+    another layout begins a segment of its own.
     """
 
     def __init__(self, directory: Path, *, header: bytes, max_bytes: int) -> None:
@@ -123,9 +124,12 @@ class Spool:
         self._active: _Segment | None = None
         self._reader: _Reader | None = None
 
-    def append(self, data: bytes, rows: int) -> None:
+    def append(self, data: bytes, rows: int, *, header: bytes | None = None) -> None:
         """Keep one frame, or count its rows as dropped. Does not raise."""
         with self._mutex:
+            if header is not None and header is not self._header:
+                self._header = header
+                self._turn_page()
             if self._bytes + len(data) > self._max_bytes:
                 self._drop("spool_full", rows)
                 return
@@ -153,7 +157,7 @@ class Spool:
                 head, size = self._segments[0], self._segments[0].size
                 is_active = head is self._active
                 after = self._segments[1].first if len(self._segments) > 1 else self._next_seq
-            if self._reader is None:
+            if self._reader is None or self._reader.segment is not head:
                 self._reader = _Reader(head, acknowledged=self._state.acknowledged)
             chunk = self._reader.next(size=size)
             if chunk is not None or is_active:
@@ -187,6 +191,16 @@ class Spool:
                 os.close(descriptor)
             # What is emitted from now on is a write error, counted in memory only.
             self._state_fd = self._lock_fd = -1
+
+    def _turn_page(self) -> None:
+        """Let the next frame begin a new segment."""
+        segment = self._active
+        if segment is None:
+            return
+        self._deactivate()
+        if segment.first == self._next_seq:  # no row yet: the new segment will have its name
+            self._segments.remove(segment)
+            self._bytes -= segment.size
 
     def _is_full(self, segment: _Segment, more: int) -> bool:
         # A segment without rows is never full: the next one would have the same name.

@@ -19,7 +19,8 @@ _HELP = {
     "port": "port to listen on; 0 for any free one",
     "grpc_port": "port of gRPC with --server uvicorn, which has no HTTP/2",
     "arm": "role of this model version: " + ", ".join(Arm),
-    "version": "version of the model",
+    "version": "version of the models (default: their source's, or 1, 2, ... as content changes)",
+    "watch": "seconds between two looks for new versions and models; 0: load only when asked",
     "transformer": "package.module:Class of a transformer to run in this process",
     "records": "base URL of the collector (default: no records)",
     "spool": "directory where records wait for the collector",
@@ -50,9 +51,15 @@ def _parser() -> argparse.ArgumentParser:
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
         allow_abbrev=False,
     )
-    parser.add_argument("model", help="file: URI or path of a model directory or .onnx file")
+    parser.add_argument(
+        "model",
+        nargs="+",
+        metavar="[NAME=]MODEL_URI",
+        help="model directory, .onnx file, directory of numbered versions or of several models; "
+        "several times, each with NAME=",
+    )
     for field in dataclasses.fields(ServeOptions):
-        if field.name == "model":
+        if field.name in ("model", "also"):
             continue
         flag = f"--{field.name.replace('_', '-')}"
         text = _HELP[field.name]
@@ -68,7 +75,9 @@ def _parser() -> argparse.ArgumentParser:
 
 def main() -> int:
     """Run the command; the exit status."""
-    return serve(ServeOptions(**vars(_parser().parse_args())))
+    given = vars(_parser().parse_intermixed_args())
+    model, *also = given.pop("model")
+    return serve(ServeOptions(model=model, also=tuple(also), **given))
 
 
 if __name__ == "__main__":

@@ -9,16 +9,19 @@ import orjson
 from prometheus_client import CollectorRegistry
 
 from coalmine.clock import SYSTEM_CLOCK, Clock
-from coalmine.records import RecordEmitter, RecordsError
 from coalmine.serving._asgi import App, Receive, Scope, Send, respond
+from coalmine.serving._catalogue import Catalogue
 from coalmine.serving._dataplane import Dataplane, Limits
-from coalmine.serving._errors import StartupError
 from coalmine.serving._grpc import SERVICE, GrpcEdge
 from coalmine.serving._http import HttpEdge
+from coalmine.serving._loader import Loader
+from coalmine.serving._management import REPOSITORY, Management
 from coalmine.serving._metrics import ServerMetrics
 from coalmine.serving._options import ServeOptions
 from coalmine.serving._probes import Probes
-from coalmine.serving._servable import Servable
+from coalmine.serving._recording import Recording
+from coalmine.serving._repository import Repository
+from coalmine.serving._watch import watch
 
 __all__ = ["ServingApp", "create_asgi"]
 
@@ -36,51 +39,35 @@ def create_asgi(
 
     The application needs ASGI's lifespan events, and for gRPC a server with response trailers.
     """
-    servable = Servable.load(options, clock=clock)
-    metrics = ServerMetrics(
-        CollectorRegistry() if registry is None else registry,
-        model_name=servable.name,
-        revision=servable.version,
-        arm=options.arm,
-    )
+    catalogue = Catalogue(options)
+    metrics = ServerMetrics(CollectorRegistry() if registry is None else registry)
+    recording = Recording(options, spool_each=catalogue.holds_several)
+    loader = Loader(options, recording=recording, metrics=metrics, clock=clock)
+    repository = Repository(catalogue, loader, version=options.version)
+    repository.open()
     plane = Dataplane(
-        servable,
+        repository,
         arm=options.arm,
         limits=Limits(max_body=options.max_body, max_concurrency=options.max_concurrency),
         metrics=metrics,
-        emitter=_emitter(options, servable),
+        recording=recording,
         clock=clock,
     )
-    return ServingApp(plane, drain_timeout=options.drain)
-
-
-def _emitter(options: ServeOptions, servable: Servable) -> RecordEmitter | None:
-    if options.records is None:
-        return None
-    if options.spool is None:
-        raise StartupError("records need a spool: a directory to keep them in until they are sent")
-    try:
-        return RecordEmitter(
-            options.spool,
-            options.records,
-            card=servable.card,
-            model_version=servable.version,
-            arm=options.arm,
-            max_bytes=options.max_spool,
-        )
-    except (RecordsError, OSError) as error:
-        raise StartupError(f"records: {error}") from error
+    return ServingApp(plane, drain_timeout=options.drain, watch=options.watch)
 
 
 class ServingApp:
     """Inference routes and probes by ourselves, everything else by KServe's application."""
 
-    def __init__(self, plane: Dataplane, *, drain_timeout: float) -> None:
+    def __init__(self, plane: Dataplane, *, drain_timeout: float, watch: float) -> None:
         self._plane = plane
         self._drain_timeout = drain_timeout
         self._http = HttpEdge(plane)
-        self.grpc = GrpcEdge(plane)
+        self.grpc = GrpcEdge(plane, plane.repository)
         self._probes = Probes(plane)
+        self._management = Management(plane.repository, plane.repository)
+        self._watch = watch
+        self._watching: asyncio.Task[None] | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
         self._rest: asyncio.Task[App] | None = None
 
@@ -104,6 +91,9 @@ class ServingApp:
             return
         if scope["method"] == "GET" and await self._probes(path, send):
             return
+        if path.startswith(REPOSITORY):
+            await self._management(scope, receive, send)
+            return
         if path.startswith(_KSERVE_PATHS):
             await (await self._kserve())(scope, receive, send)
             return
@@ -122,8 +112,14 @@ class ServingApp:
         await receive()
         self._loop = asyncio.get_running_loop()
         await self._plane.start()
+        if self._watch:
+            self._watching = asyncio.create_task(
+                watch(self._plane.repository, self._plane.repository, every=self._watch)
+            )
         await send({"type": "lifespan.startup.complete"})
         await receive()
+        if self._watching is not None:
+            self._watching.cancel()
         await self._plane.close()
         await send({"type": "lifespan.shutdown.complete"})
 
@@ -136,7 +132,7 @@ class ServingApp:
 def _load_kserve(plane: Dataplane) -> App:
     from coalmine.serving._kserve import kserve_app  # seconds of CPU: only when it is needed
 
-    return kserve_app(plane.servable)
+    return kserve_app(plane.repository)
 
 
 async def _error(send: Send, status: int, message: str, *headers: tuple[bytes, bytes]) -> None:

@@ -16,14 +16,17 @@ from typing import Any, Literal
 from coalmine.arms import Arm
 from coalmine.clock import Clock
 from coalmine.protocol import InferenceCall, Tensors, TensorSpec
-from coalmine.records import InferenceRecord, RecordEmitter
+from coalmine.records import InferenceRecord
+from coalmine.serving._asgi import Headers
 from coalmine.serving._errors import (
     ModelFailedError,
     OverloadedError,
     TooManyRequestsError,
-    UnknownModelError,
 )
 from coalmine.serving._metrics import ServerMetrics
+from coalmine.serving._model_metrics import model_families
+from coalmine.serving._recording import Recording
+from coalmine.serving._repository import Repository
 from coalmine.serving._servable import Servable
 from coalmine.serving._status import http_status
 
@@ -45,55 +48,56 @@ class Limits:
 
 
 class Dataplane:
-    """One arm: its servable, its records, its metrics, and who is being served now."""
+    """One server: its models, its metrics, and who is being served now."""
 
     def __init__(
         self,
-        servable: Servable,
+        repository: Repository,
         *,
         arm: Arm,
         limits: Limits,
         metrics: ServerMetrics,
-        emitter: RecordEmitter | None,
+        recording: Recording,
         clock: Clock,
     ) -> None:
-        self.servable = servable
+        self.repository = repository
         self.arm = arm
         self.limits = limits
         self.metrics = metrics
         self.clock = clock
-        self._emitter = emitter
+        self._recording = recording
         self._inflight = 0
         self._draining = False
-        metrics.watch_load(
-            inflight=lambda: self._inflight, queued_rows=lambda: servable.queued_rows
-        )
-        if emitter is not None:
-            metrics.watch_records(emitter.stats)
+        self._nobody = metrics.of_model(model_name="__other__", revision="", arm=arm)
+        metrics.watch(lambda: model_families(repository))
 
     @property
     def ready(self) -> bool:
         """Whether new requests should be sent here. They are answered even if not."""
-        return not self._draining
+        return not self._draining and bool(self.repository.serving())
 
-    def serve(self, name: str, revision: str | None) -> None:
-        """UnknownModelError unless this is the model, and the version, that is served here."""
-        served = self.servable
-        if name != served.name:
-            raise UnknownModelError(f"unknown model {name!r:.100}; served here: {served.name}")
-        if revision and revision != served.version:
-            raise UnknownModelError(
-                f"unknown version {revision!r:.100} of {name}; served here: {served.version}"
-            )
+    def serve(self, name: str, revision: str | None) -> Servable:
+        """What serves this model; UnknownModelError, ModelNotReadyError.
+
+        Raise its `calls` before an await: a servable that is replaced is closed at zero.
+        """
+        return self.repository.get(name, revision or None)
+
+    def identity(self, servable: Servable | None) -> Headers:
+        """Response headers that say who answers."""
+        servable = servable or self.repository.only
+        if servable is not None:
+            return servable.identity
+        return [(b"x-coalmine-arm", self.arm.encode())]
 
     def server_metadata(self) -> dict[str, Any]:
         """The protocol's description of this server."""
-        extensions = ["binary_tensor_data"]
+        extensions = ["binary_tensor_data", "model_repository"]
         return {"name": "coalmine", "version": version("coalmine"), "extensions": extensions}
 
-    def model_metadata(self) -> dict[str, Any]:
-        """The protocol's description of the model: what clients send and get."""
-        served = self.servable
+    @staticmethod
+    def model_metadata(served: Servable) -> dict[str, Any]:
+        """The protocol's description of a model: what clients send and get."""
         return {
             "name": served.name,
             "versions": [served.version],
@@ -115,6 +119,7 @@ class Dataplane:
 
     async def infer(
         self,
+        servable: Servable,
         call: InferenceCall,
         *,
         protocol: Literal["v1", "v2", "grpc"],
@@ -128,54 +133,52 @@ class Dataplane:
         the latency, and of what can fail.
         """
         time = self.clock.time() - (self.clock.monotonic() - arrived)
+        emitter = servable.emitter
+        servable.calls += 1
         try:
-            outcome = await self.servable.infer(call)
+            outcome = await servable.infer(call)
             body = encode(outcome.computed.outputs)
+            servable.metrics.batched(outcome.batch_rows, outcome.queue_seconds)
+            if call.rows and emitter is not None:
+                emitter.emit(
+                    InferenceRecord(
+                        request_id,
+                        time,
+                        protocol,
+                        self._microseconds(arrived),
+                        outcome.computed.features,
+                        outcome.computed.predictions,
+                        200,
+                        int(outcome.queue_seconds * 1e6),
+                        outcome.batch_rows,
+                    )
+                )
+            return body
         except ModelFailedError as error:
-            self._keep(
-                InferenceRecord(
-                    request_id,
-                    time,
-                    protocol,
-                    self._microseconds(arrived),
-                    {},
-                    None,
-                    http_status(error),
-                    error=str(error),
+            if emitter is not None:
+                took = self._microseconds(arrived)
+                status, text = http_status(error), str(error)
+                emitter.emit(
+                    InferenceRecord(request_id, time, protocol, took, {}, None, status, error=text)
                 )
-            )
             raise
-        self.metrics.batched(outcome.batch_rows, outcome.queue_seconds)
-        if call.rows:
-            self._keep(
-                InferenceRecord(
-                    request_id,
-                    time,
-                    protocol,
-                    self._microseconds(arrived),
-                    outcome.computed.features,
-                    outcome.computed.predictions,
-                    200,
-                    int(outcome.queue_seconds * 1e6),
-                    outcome.batch_rows,
-                )
-            )
-        return body
+        finally:
+            servable.calls -= 1
 
-    def count(self, protocol: str, error: Exception | None, arrived: float) -> None:
+    def count(
+        self, servable: Servable | None, protocol: str, error: Exception | None, arrived: float
+    ) -> None:
         """Count an answered request; `error` is why it was refused, if it was."""
+        servable = servable or self.repository.only
+        metrics = self._nobody if servable is None else servable.metrics
         if isinstance(error, OverloadedError):
-            self.metrics.shed(error.reason)
+            metrics.shed(error.reason)
         status = 200 if error is None else http_status(error)
-        self.metrics.answered(protocol, status, self.clock.monotonic() - arrived)
+        metrics.answered(protocol, status, self.clock.monotonic() - arrived)
 
     async def start(self) -> None:
         """Start shipping records."""
-        if self._emitter is not None:
-            await self._emitter.start()
-        _log.info(
-            "%s version %s (%s) is ready", self.servable.name, self.servable.version, self.arm
-        )
+        await self._recording.start()
 
     async def drain(self, timeout: float) -> None:
         """Say not ready, and wait until nothing has been in flight for a moment, or `timeout`."""
@@ -192,13 +195,8 @@ class Dataplane:
 
     async def close(self) -> None:
         """Stop the model, ship the last records, and keep what cannot be shipped on disk."""
-        self.servable.close()
-        if self._emitter is not None:
-            await self._emitter.close(timeout=1.0)
-
-    def _keep(self, record: InferenceRecord) -> None:
-        if self._emitter is not None:
-            self._emitter.emit(record)
+        self.repository.close()
+        await self._recording.close()
 
     def _microseconds(self, since: float) -> int:
         return int((self.clock.monotonic() - since) * 1e6)

@@ -4,6 +4,7 @@
     ├── StartupError            the server cannot start; the message says what to change
     │   └── ModelLoadError      ... because of the model or its transformer
     ├── UnknownModelError       no model of this name or version here
+    ├── ModelNotReadyError      a model that is known, but not loaded
     ├── ModelFailedError        the model raised; its message stays in our log
     │   └── WrongOutputError    ... or returned something else than it declares
     ├── BodyTooLargeError       more bytes than the server takes
@@ -22,6 +23,7 @@ __all__ = [
     "EncodingError",
     "ModelFailedError",
     "ModelLoadError",
+    "ModelNotReadyError",
     "OverloadedError",
     "QueueFullError",
     "ServingError",
@@ -46,6 +48,10 @@ class ModelLoadError(StartupError):
 
 class UnknownModelError(ServingError):
     """No model of this name or version is here."""
+
+
+class ModelNotReadyError(ServingError):
+    """The model is known, and not loaded; the message says why."""
 
 
 class ModelFailedError(ServingError):

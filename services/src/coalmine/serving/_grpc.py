@@ -19,12 +19,14 @@ from coalmine.serving._dataplane import Dataplane
 from coalmine.serving._encoding import inflate
 from coalmine.serving._errors import (
     EncodingError,
+    ModelNotReadyError,
     OverloadedError,
     TooManyRequestsError,
     UnknownModelError,
 )
-from coalmine.serving._http import arm_headers
 from coalmine.serving._ids import request_id
+from coalmine.serving._management import Control, check_parameters, index
+from coalmine.serving._servable import Servable
 from coalmine.serving._status import grpc_status, http_status, public_message
 
 __all__ = ["SERVICE", "GrpcEdge"]
@@ -43,15 +45,18 @@ _Method = Callable[[bytes], Awaitable[bytes]]
 class GrpcEdge:
     """Answers the inference service's unary calls."""
 
-    def __init__(self, plane: Dataplane) -> None:
+    def __init__(self, plane: Dataplane, control: Control) -> None:
         self._plane = plane
-        self._arm = arm_headers(plane)
+        self._control = control
         self._methods: dict[str, _Method] = {
             "ServerLive": self._server_live,
             "ServerReady": self._server_ready,
             "ServerMetadata": self._server_metadata,
             "ModelReady": self._model_ready,
             "ModelMetadata": self._model_metadata,
+            "RepositoryIndex": self._repository_index,
+            "RepositoryModelLoad": self._load,
+            "RepositoryModelUnload": self._unload,
         }
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -82,16 +87,16 @@ class GrpcEdge:
             await self._refuse(error, call, send)
             return
         if call.infers:
-            self._plane.count("grpc", None, call.arrived)
-        await send(_start([*call.identity(), *self._arm], trailers=True))
+            self._plane.count(call.servable, "grpc", None, call.arrived)
+        await send(_start([*call.identity(), *self._plane.identity(call.servable)], trailers=True))
         frame = _FRAME.pack(0, len(reply)) + reply
         await send({"type": "http.response.body", "body": frame})
         await send({"type": "http.response.trailers", "headers": [(b"grpc-status", b"0")]})
 
     async def _refuse(self, error: Exception, call: _Call, send: Send) -> None:
         if call.infers:
-            self._plane.count("grpc", error, call.arrived)
-        headers = [*call.identity(), *self._arm]
+            self._plane.count(call.servable, "grpc", error, call.arrived)
+        headers = [*call.identity(), *self._plane.identity(call.servable)]
         if http_status(error) == 500:
             _log.error("request %s failed", headers[0][1].decode(), exc_info=error)
         if isinstance(error, OverloadedError):
@@ -118,14 +123,32 @@ class GrpcEdge:
         request = parse("ModelReadyRequest", payload)
         try:
             self._plane.serve(request.name, request.version)
-        except UnknownModelError:
+        except (UnknownModelError, ModelNotReadyError):
             return _message("ModelReadyResponse", ready=False)
         return _message("ModelReadyResponse", ready=self._plane.ready)
 
     async def _model_metadata(self, payload: bytes) -> bytes:
         request = parse("ModelMetadataRequest", payload)
-        self._plane.serve(request.name, request.version)
-        return _message("ModelMetadataResponse", **self._plane.model_metadata())
+        servable = self._plane.serve(request.name, request.version)
+        return _message("ModelMetadataResponse", **self._plane.model_metadata(servable))
+
+    async def _repository_index(self, payload: bytes) -> bytes:
+        request = parse("RepositoryIndexRequest", payload)
+        await self._plane.repository.discover()
+        models = index(self._plane.repository, ready_only=request.ready)
+        return _message("RepositoryIndexResponse", models=models)
+
+    async def _load(self, payload: bytes) -> bytes:
+        request = parse("RepositoryModelLoadRequest", payload)
+        check_parameters(list(request.parameters))
+        await self._control.load(request.model_name)
+        return _message("RepositoryModelLoadResponse")
+
+    async def _unload(self, payload: bytes) -> bytes:
+        request = parse("RepositoryModelUnloadRequest", payload)
+        check_parameters(list(request.parameters))
+        await self._control.unload(request.model_name)
+        return _message("RepositoryModelUnloadResponse")
 
 
 class _Call:
@@ -134,6 +157,7 @@ class _Call:
     def __init__(self, plane: Dataplane, headers: dict[bytes, bytes], *, infers: bool) -> None:
         self._plane = plane
         self._id: str | None = None
+        self.servable: Servable | None = None
         self.headers = headers
         self.infers = infers
         self.arrived = plane.clock.monotonic()
@@ -149,9 +173,10 @@ class _Call:
         plane = self._plane
         message = parse("ModelInferRequest", payload)
         identifier = self._id = request_id(self.headers, message.id or None, plane.clock)
-        plane.serve(message.model_name, message.model_version)
-        call = decode_infer(message, plane.servable.signature)
+        servable = self.servable = plane.serve(message.model_name, message.model_version)
+        call = decode_infer(message, servable.signature)
         return await plane.infer(
+            servable,
             call,
             protocol="grpc",
             request_id=identifier,
@@ -159,8 +184,8 @@ class _Call:
             encode=lambda outputs: encode_infer(
                 call,
                 outputs,
-                model_name=plane.servable.name,
-                model_version=plane.servable.version,
+                model_name=servable.name,
+                model_version=servable.version,
                 request_id=call.id or identifier,
             ),
         )

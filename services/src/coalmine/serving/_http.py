@@ -31,9 +31,10 @@ from coalmine.serving._dataplane import Dataplane
 from coalmine.serving._encoding import inflate
 from coalmine.serving._errors import OverloadedError, TooManyRequestsError
 from coalmine.serving._ids import request_id
+from coalmine.serving._servable import Servable
 from coalmine.serving._status import http_status, public_message
 
-__all__ = ["HttpEdge", "arm_headers", "send_error"]
+__all__ = ["HttpEdge", "send_error"]
 
 _log = logging.getLogger("coalmine.serving")
 _JSON = (b"content-type", b"application/json")
@@ -43,14 +44,6 @@ _ROUTE = re.compile(
     r"/v1/models/(?P<v1>[^/]+):predict"
     r"|/v2/models/(?P<v2>[^/]+)(?:/versions/(?P<version>[^/]+))?/infer"
 )
-
-
-def arm_headers(plane: Dataplane) -> Headers:
-    """Who answers: arm and version."""
-    return [
-        (b"x-coalmine-arm", plane.arm.encode()),
-        (b"x-coalmine-version", plane.servable.version.encode()),
-    ]
 
 
 async def send_error(send: Send, error: Exception, headers: Headers) -> None:
@@ -67,7 +60,6 @@ class HttpEdge:
 
     def __init__(self, plane: Dataplane) -> None:
         self._plane = plane
-        self._arm = arm_headers(plane)
 
     @staticmethod
     def match(path: str) -> re.Match[str] | None:
@@ -88,20 +80,20 @@ class HttpEdge:
                 except Exception as error:
                     await self._refuse(call, error, send)
                     return
-                self._plane.count(call.protocol, None, call.arrived)
+                self._plane.count(call.servable, call.protocol, None, call.arrived)
                 headers = [*call.reply_headers, *self._identity(call)]
                 await respond(send, 200, headers, answer)
         except TooManyRequestsError as error:
             await self._refuse(call, error, send)
 
     async def _refuse(self, call: _Call, error: Exception, send: Send) -> None:
-        self._plane.count(call.protocol, error, call.arrived)
+        self._plane.count(call.servable, call.protocol, error, call.arrived)
         if http_status(error) == 500:
             _log.error("request %s failed", call.identifier(), exc_info=error)
         await send_error(send, error, self._identity(call))
 
     def _identity(self, call: _Call) -> Headers:
-        return [(b"x-request-id", call.identifier().encode()), *self._arm]
+        return [(b"x-request-id", call.identifier().encode()), *self._plane.identity(call.servable)]
 
 
 class _Call:
@@ -113,6 +105,7 @@ class _Call:
         self._plane = plane
         self.protocol = protocol
         self._headers = headers
+        self.servable: Servable | None = None
         self._id: str | None = None
         self.arrived = plane.clock.monotonic()
         self.reply_headers: Headers = [_JSON]
@@ -125,9 +118,13 @@ class _Call:
 
     async def answer(self, route: re.Match[str], receive: Receive) -> bytes:
         """The response's body."""
-        plane, servable = self._plane, self._plane.servable
-        plane.serve(route[self.protocol], route["version"])
-        body = await read_body(self._headers, receive, limit=plane.limits.max_body)
+        plane = self._plane
+        servable = self.servable = plane.serve(route[self.protocol], route["version"])
+        servable.calls += 1  # a version that is replaced meanwhile still answers this request
+        try:
+            body = await read_body(self._headers, receive, limit=plane.limits.max_body)
+        finally:
+            servable.calls -= 1
         if (encoding := self._headers.get(b"content-encoding")) is not None:
             body = inflate(body, encoding.decode("latin-1"), limit=plane.limits.max_body)
         self.arrived = plane.clock.monotonic()
@@ -140,9 +137,10 @@ class _Call:
         def encode(outputs: Tensors) -> bytes:
             if self.protocol == "v1":
                 return encode_v1(outputs, call.outputs, columnar=call.columnar)
-            return self._encode_v2(call, outputs, identifier)
+            return self._encode_v2(servable, call, outputs, identifier)
 
         return await plane.infer(
+            servable,
             call,
             protocol=self.protocol,
             request_id=identifier,
@@ -158,8 +156,9 @@ class _Call:
             raise MalformedRequestError("Inference-Header-Content-Length must be a number of bytes")
         return int(length)
 
-    def _encode_v2(self, call: InferenceCall, outputs: Tensors, identifier: str) -> bytes:
-        servable = self._plane.servable
+    def _encode_v2(
+        self, servable: Servable, call: InferenceCall, outputs: Tensors, identifier: str
+    ) -> bytes:
         reply: EncodedReply = encode_v2(
             call,
             outputs,

@@ -22,19 +22,32 @@ from starlette.exceptions import HTTPException
 
 from coalmine.serving._asgi import App, Receive, Scope, Send
 from coalmine.serving._predictor import Predictor
-from coalmine.serving._servable import Servable
+from coalmine.serving._repository import Repository
 
 __all__ = ["kserve_app"]
 
 
-class _ReadOnly(ModelRepositoryExtension):  # type: ignore[misc] # KServe has no type information
-    """One server serves one model version for its whole life; its supervisor replaces it."""
+class _Registry(ModelRepository):  # type: ignore[misc] # KServe has no type information
+    """KServe's view of our repository, as it is at the moment."""
 
-    async def load(self, model_name: str) -> None:
-        raise NotImplementedError("models are loaded by starting a server for them")
+    def __init__(self, repository: Repository) -> None:
+        super().__init__()
+        self._repository = repository
 
-    async def unload(self, model_name: str) -> None:
-        raise NotImplementedError("models are unloaded by stopping their server")
+    def get_model(self, name: str) -> Predictor | None:
+        """What serves this name now."""
+        for servable in self._repository.serving():
+            if servable.name == name:
+                return Predictor.of(servable)
+        return None
+
+    def get_models(self) -> dict[str, Predictor]:
+        """All that is served."""
+        return {made.name: Predictor.of(made) for made in self._repository.serving()}
+
+    async def is_model_ready(self, name: str) -> bool:
+        """Whether it is served."""
+        return self.get_model(name) is not None
 
 
 class _NoExplain(KServeDataPlane):  # type: ignore[misc] # KServe has no type information
@@ -44,13 +57,12 @@ class _NoExplain(KServeDataPlane):  # type: ignore[misc] # KServe has no type in
         raise NotImplementedError("this model has no explainer")
 
 
-def kserve_app(servable: Servable) -> App:
-    """KServe's application around a servable, its errors in the protocol's form."""
-    repository = ModelRepository()
-    repository.update(Predictor.of(servable))
+def kserve_app(repository: Repository) -> App:
+    """KServe's application around a repository, its errors in the protocol's form."""
+    registry = _Registry(repository)
     app = FastAPI(title="Coalmine model server", docs_url=None, redoc_url=None)
-    dataplane = _NoExplain(model_registry=repository)
-    extension = _ReadOnly(model_registry=repository)
+    dataplane = _NoExplain(model_registry=registry)
+    extension = ModelRepositoryExtension(model_registry=registry)  # its paths are answered by ours
     register_v1_endpoints(app, dataplane, extension)
     register_v2_endpoints(app, dataplane, extension)
     for kind, status in (

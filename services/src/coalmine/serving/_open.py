@@ -39,14 +39,14 @@ def open_model(options: ServeOptions) -> Opened:
     )
     name = options.name or (source.card.name if source.card else _stem(source.network))
     card = checked_card(source, network.signature, name=name)
-    return Opened(network, card.model_copy(update={"name": name}), options.version)
+    return Opened(network, card.model_copy(update={"name": name}), options.version or "1")
 
 
 def open_predictor(predictor: Computing, options: ServeOptions) -> Opened:
     """A user's predictor, which is loaded already; ModelLoadError if it declares nonsense."""
     model = PythonModel(predictor)
     card = made_up_card(model.signature, name=options.name or predictor.name)
-    return Opened(model, card, options.version)
+    return Opened(model, card, options.version or "1")
 
 
 def _stem(network: Path) -> str:

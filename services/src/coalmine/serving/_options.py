@@ -21,7 +21,11 @@ class ServeOptions:
     """The settings of one model server: one arm, one model version, one port."""
 
     model: str
-    """`file:` URI or path of a model directory, or of a bare `.onnx` file."""
+    """`file:` URI or path of a model directory, of a bare `.onnx` file, of a model in numbered
+    versions, or of a directory of such models; `NAME=URI` gives the model its name."""
+
+    also: tuple[str, ...] = ()
+    """More models of the same server, each as `NAME=URI`."""
 
     name: str | None = None
     """Name in URLs and records; None: the model card's, or the file's stem."""
@@ -34,7 +38,10 @@ class ServeOptions:
     """With `server="uvicorn"` only, which has no HTTP/2; None: no gRPC there."""
 
     arm: Arm = Arm.STABLE
-    version: str = "1"
+    version: str | None = None
+    """Version of the models; None: what their source calls it, or else 1, and 2, 3, ... for other
+    content that a reload finds."""
+
     transformer: str | None = None
     """`package.module:Class` of a transformer, run in this process."""
 
@@ -70,6 +77,9 @@ class ServeOptions:
     max_spool: int = 256 * 1024**2
     """Bytes of records kept while the collector is away; more are dropped and counted."""
 
+    watch: float = 0.0
+    """Seconds between two looks for new versions and new models; 0: load only when asked to."""
+
     drain: float = 3.5
     """Seconds that requests in flight have to finish after SIGTERM."""
 
@@ -82,6 +92,7 @@ class ServeOptions:
         """The options written by `to_json`."""
         fields: dict[str, Any] = json.loads(text)
         fields["arm"] = Arm(fields["arm"])
-        fields["providers"] = tuple(fields["providers"])
+        for name in ("also", "providers"):
+            fields[name] = tuple(fields[name])
         fields["spool"] = None if fields["spool"] is None else Path(fields["spool"])
         return cls(**fields)

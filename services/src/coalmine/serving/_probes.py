@@ -9,13 +9,15 @@ from __future__ import annotations
 
 import re
 from typing import Any
+from urllib.parse import unquote
 
 import orjson
 
 from coalmine.serving._asgi import Headers, Send, respond
 from coalmine.serving._dataplane import Dataplane
-from coalmine.serving._errors import UnknownModelError
-from coalmine.serving._http import arm_headers, send_error
+from coalmine.serving._errors import ModelNotReadyError, UnknownModelError
+from coalmine.serving._http import send_error
+from coalmine.serving._servable import Servable
 
 __all__ = ["Probes"]
 
@@ -31,7 +33,6 @@ class Probes:
 
     def __init__(self, plane: Dataplane) -> None:
         self._plane = plane
-        self._arm = arm_headers(plane)
 
     async def __call__(self, path: str, send: Send) -> bool:
         """Answer the request if it is one of ours; whether it was."""
@@ -46,8 +47,7 @@ class Probes:
             await self._send(send, self._plane.server_metadata())
             return True
         if path == "/v2/health/ready":
-            ready = self._plane.ready
-            await self._send(send, {"ready": ready}, status=200 if ready else 503)
+            await self._ready(send)
             return True
         route = _MODEL.fullmatch(path)
         if route is None:
@@ -55,20 +55,38 @@ class Probes:
         await self._model(route, send)
         return True
 
+    async def _ready(self, send: Send) -> None:
+        ready = self._plane.ready
+        content: dict[str, Any] = {"ready": ready}
+        reasons = {s.name: s.reason for s in self._plane.repository.slots() if s.reason}
+        if reasons:
+            content["reasons"] = reasons  # of a model that serves: why a newer version does not
+        await self._send(send, content, status=200 if ready else 503)
+
     async def _model(self, route: re.Match[str], send: Send) -> None:
-        name = route["v1"] or route["v2"]
+        name = unquote(route["v1"] or route["v2"])
         try:
-            self._plane.serve(name, route["version"])
-        except UnknownModelError as error:
-            await send_error(send, error, self._arm)
+            servable = self._plane.serve(name, route["version"])
+        except (UnknownModelError, ModelNotReadyError) as error:
+            await send_error(send, error, self._plane.identity(None))
             return
         if route["v1"] is None and route["ready"] is None:
-            await self._send(send, self._plane.model_metadata())
-        elif self._plane.ready:
-            await self._send(send, {"name": name, "ready": True})
+            await self._send(send, self._plane.model_metadata(servable), servable)
+        elif not self._plane.ready:
+            await self._send(send, {"error": f"model {name} is not ready"}, servable, status=503)
         else:
-            await self._send(send, {"error": f"model {name} is not ready"}, status=503)
+            content: dict[str, Any] = {"name": name, "ready": True}
+            if reason := self._plane.repository.slot(name).reason:
+                content["reason"] = reason
+            await self._send(send, content, servable)
 
-    async def _send(self, send: Send, content: dict[str, Any], *, status: int = 200) -> None:
-        headers: Headers = [_JSON, *self._arm]
+    async def _send(
+        self,
+        send: Send,
+        content: dict[str, Any],
+        servable: Servable | None = None,
+        *,
+        status: int = 200,
+    ) -> None:
+        headers: Headers = [_JSON, *self._plane.identity(servable)]
         await respond(send, status, headers, orjson.dumps(content))

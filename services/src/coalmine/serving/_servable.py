@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from coalmine.arms import Arm
 from coalmine.clock import SYSTEM_CLOCK, Clock
 from coalmine.modeldir import ModelCard
 from coalmine.protocol import (
@@ -19,8 +20,11 @@ from coalmine.protocol import (
     Tensors,
     TensorSpec,
 )
+from coalmine.records import RecordEmitter
+from coalmine.serving._asgi import Headers
 from coalmine.serving._batcher import Batcher, Computed, Outcome
 from coalmine.serving._errors import ModelFailedError, ModelLoadError, WrongOutputError
+from coalmine.serving._metrics import ModelMetrics
 from coalmine.serving._model import Runnable
 from coalmine.serving._open import Opened, open_model
 from coalmine.serving._options import ServeOptions
@@ -71,7 +75,18 @@ class _Compute:
 
 
 class Servable:
-    """One model version of one arm. Made by `load`; `infer` is its only use."""
+    """One model version of one arm. Made by `load`; `infer` is its only use.
+
+    A server adds what surrounds it there (`host`): its metrics, its records, who it is.
+    """
+
+    arm: Arm
+    metrics: ModelMetrics
+    emitter: RecordEmitter | None
+    #: Response headers that say who answers: arm and version.
+    identity: Headers
+    #: Calls that have begun and are not answered yet; a replaced servable is closed at zero.
+    calls: int = 0
 
     def __init__(
         self,
@@ -121,6 +136,16 @@ class Servable:
             non_finite=options.non_finite,
             clock=clock,
         )
+
+    def host(self, *, arm: Arm, metrics: ModelMetrics, emitter: RecordEmitter | None) -> None:
+        """Make it a server's: `Dataplane` needs this."""
+        self.arm = arm
+        self.metrics = metrics
+        self.emitter = emitter
+        self.identity = [
+            (b"x-coalmine-arm", arm.encode()),
+            (b"x-coalmine-version", self.version.encode()),
+        ]
 
     @property
     def queued_rows(self) -> int:

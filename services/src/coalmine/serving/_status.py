@@ -7,6 +7,8 @@ from coalmine.serving._errors import (
     BodyTooLargeError,
     EncodingError,
     ModelFailedError,
+    ModelLoadError,
+    ModelNotReadyError,
     OverloadedError,
     QueueFullError,
     ServingError,
@@ -20,6 +22,8 @@ __all__ = ["grpc_status", "http_status", "public_message"]
 _CODES: dict[type[BaseException], tuple[int, int]] = {
     ProtocolError: (400, 3),  # INVALID_ARGUMENT
     UnknownModelError: (404, 5),  # NOT_FOUND
+    ModelLoadError: (400, 9),  # FAILED_PRECONDITION: the one asked for cannot be served
+    ModelNotReadyError: (503, 14),  # UNAVAILABLE
     BodyTooLargeError: (413, 8),  # RESOURCE_EXHAUSTED
     EncodingError: (415, 12),  # UNIMPLEMENTED
     TooManyRequestsError: (429, 8),  # RESOURCE_EXHAUSTED
