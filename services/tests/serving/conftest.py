@@ -245,3 +245,26 @@ def collector(tmp_path: Path) -> Iterator[Any]:
     server.should_exit = True
     thread.join()
     log.close()
+
+
+def _write_adder(path: Path, amount: float) -> None:
+    """A network that adds a number, so that an answer tells which version gave it."""
+    info = helper.make_tensor_value_info
+    graph = helper.make_graph(
+        [helper.make_node("Add", ["x", "amount"], ["y"])],
+        "adder",
+        [info("x", TensorProto.FLOAT, ["n", 1])],
+        [info("y", TensorProto.FLOAT, ["n", 1])],
+        [numpy_helper.from_array(np.array([amount], np.float32), "amount")],
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)])
+    model.ir_version = 9
+    path.parent.mkdir(parents=True, exist_ok=True)
+    onnx.save(model, path.with_suffix(".part"))
+    path.with_suffix(".part").rename(path)
+
+
+@pytest.fixture(scope="session")
+def write_adder() -> Callable[..., None]:
+    """Write a network that adds a number to a path."""
+    return _write_adder

@@ -6,39 +6,20 @@ import shutil
 import threading
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import httpx
 import numpy as np
-import onnx
 import pytest
 import tritonclient.grpc as triton_grpc
 import tritonclient.http as triton_http
-from onnx import TensorProto, helper, numpy_helper
 
 from coalmine.records import spool_stats
 
 BOTH = pytest.mark.parametrize("kind", ["pyvoy", "uvicorn"])
-
-
-def write_adder(path: Path, amount: float) -> None:
-    """A network that adds a number, so that an answer tells which version gave it."""
-    info = helper.make_tensor_value_info
-    graph = helper.make_graph(
-        [helper.make_node("Add", ["x", "amount"], ["y"])],
-        "adder",
-        [info("x", TensorProto.FLOAT, ["n", 1])],
-        [info("y", TensorProto.FLOAT, ["n", 1])],
-        [numpy_helper.from_array(np.array([amount], np.float32), "amount")],
-    )
-    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)])
-    model.ir_version = 9
-    path.parent.mkdir(parents=True, exist_ok=True)
-    onnx.save(model, path.with_suffix(".part"))
-    path.with_suffix(".part").rename(path)
 
 
 def ask(served: Any, name: str, *, path: str = "") -> httpx.Response:
@@ -65,7 +46,7 @@ def value(answer: httpx.Response) -> tuple[float, str]:
 
 
 @pytest.fixture
-def models(tmp_path: Path) -> Path:
+def models(tmp_path: Path, write_adder: Callable[..., None]) -> Path:
     """A bare network, a model directory, and one in numbered versions."""
     root = tmp_path / "models"
     write_adder(root / "bare.onnx", 1)
@@ -181,7 +162,7 @@ def test_sources_that_make_no_sense(
 
 @BOTH
 def test_models_change_under_load_without_a_failed_request(
-    start: Any, models: Path, kind: str
+    start: Any, models: Path, kind: str, write_adder: Callable[..., None]
 ) -> None:
     served = start(models, kind=kind)
     with hammered(served, "many") as seen:
@@ -280,7 +261,7 @@ def test_requests_that_make_no_sense(start: Any, models: Path) -> None:
     assert value(ask(served, "many")) == (100, "10")
 
 
-def test_watching(start: Any, models: Path) -> None:
+def test_watching(start: Any, models: Path, write_adder: Callable[..., None]) -> None:
     served = start(models, "--watch", "0.1")
     with hammered(served, "many") as seen:
         write_adder(models / "many" / "12" / "model.onnx", 120)

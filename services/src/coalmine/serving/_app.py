@@ -15,12 +15,14 @@ from coalmine.serving._dataplane import Dataplane, Limits
 from coalmine.serving._grpc import SERVICE, GrpcEdge
 from coalmine.serving._http import HttpEdge
 from coalmine.serving._loader import Loader
-from coalmine.serving._management import REPOSITORY, Management
+from coalmine.serving._management import REPOSITORY, Control, Management
+from coalmine.serving._member import Link
 from coalmine.serving._metrics import ServerMetrics
 from coalmine.serving._options import ServeOptions
 from coalmine.serving._probes import Probes
 from coalmine.serving._recording import Recording
 from coalmine.serving._repository import Repository
+from coalmine.serving._versions import VersionLedger
 from coalmine.serving._watch import watch
 
 __all__ = ["ServingApp", "create_asgi"]
@@ -34,8 +36,11 @@ def create_asgi(
     *,
     clock: Clock = SYSTEM_CLOCK,
     registry: CollectorRegistry | None = None,
+    link: Link | None = None,
 ) -> ServingApp:
-    """Load the model and build the application; StartupError says what is wrong with `options`.
+    """Load the models and build the application; StartupError says what is wrong with `options`.
+
+    `link` is for one of several processes of a server: what they do together.
 
     The application needs ASGI's lifespan events, and for gRPC a server with response trailers.
     """
@@ -43,8 +48,9 @@ def create_asgi(
     metrics = ServerMetrics(CollectorRegistry() if registry is None else registry)
     recording = Recording(options, spool_each=catalogue.holds_several)
     loader = Loader(options, recording=recording, metrics=metrics, clock=clock)
-    repository = Repository(catalogue, loader, version=options.version)
-    repository.open()
+    ledger = VersionLedger() if link is None else link
+    repository = Repository(catalogue, loader, ledger=ledger, version=options.version)
+    repository.open(None if link is None else link.served())
     plane = Dataplane(
         repository,
         arm=options.arm,
@@ -53,20 +59,21 @@ def create_asgi(
         recording=recording,
         clock=clock,
     )
-    return ServingApp(plane, drain_timeout=options.drain, watch=options.watch)
+    return ServingApp(plane, options, link=link)
 
 
 class ServingApp:
     """Inference routes and probes by ourselves, everything else by KServe's application."""
 
-    def __init__(self, plane: Dataplane, *, drain_timeout: float, watch: float) -> None:
+    def __init__(self, plane: Dataplane, options: ServeOptions, *, link: Link | None) -> None:
         self._plane = plane
-        self._drain_timeout = drain_timeout
+        self._options = options
+        self._link = link
+        self._control: Control = plane.repository if link is None else link
         self._http = HttpEdge(plane)
-        self.grpc = GrpcEdge(plane, plane.repository)
-        self._probes = Probes(plane)
-        self._management = Management(plane.repository, plane.repository)
-        self._watch = watch
+        self.grpc = GrpcEdge(plane, self._control)
+        self._probes = Probes(plane, render=plane.metrics.render if link is None else link.render)
+        self._management = Management(plane.repository, self._control)
         self._watching: asyncio.Task[None] | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
         self._rest: asyncio.Task[App] | None = None
@@ -105,22 +112,30 @@ class ServingApp:
         if loop is None or loop.is_closed():
             done()
             return
-        finished = asyncio.run_coroutine_threadsafe(self._plane.drain(self._drain_timeout), loop)
+        finished = asyncio.run_coroutine_threadsafe(self._plane.drain(self._options.drain), loop)
         finished.add_done_callback(lambda _: done())
 
     async def _lifespan(self, receive: Receive, send: Send) -> None:
         await receive()
         self._loop = asyncio.get_running_loop()
         await self._plane.start()
-        if self._watch:
+        plane, link, every = self._plane, self._link, self._options.watch
+        if link is not None:
+            ports = [self._options.port, self._options.grpc_port]
+            await link.start(
+                plane.repository, plane.metrics.registry, ports=[p for p in ports if p is not None]
+            )
+        if every and (link is None or link.index == 0):
             self._watching = asyncio.create_task(
-                watch(self._plane.repository, self._plane.repository, every=self._watch)
+                watch(plane.repository, self._control, every=every)
             )
         await send({"type": "lifespan.startup.complete"})
         await receive()
         if self._watching is not None:
             self._watching.cancel()
-        await self._plane.close()
+        await plane.close()
+        if link is not None:
+            await link.close()
         await send({"type": "lifespan.shutdown.complete"})
 
     async def _kserve(self) -> App:

@@ -18,14 +18,16 @@ _FRAME = struct.Struct(">BI")
 _CODES = {code.value[0]: code for code in grpc.StatusCode}
 
 
-async def start_grpc(edge: GrpcEdge, *, host: str, port: int, max_body: int) -> Any:
+async def start_grpc(
+    edge: GrpcEdge, *, host: str, port: int, max_body: int, share_port: bool
+) -> Any:
     """Start a grpc.aio server; the caller stops it. StartupError if the port is taken."""
     server = grpc.aio.server(
         options=[
             # The edge refuses what is too large; gRPC's own limit lies a little above.
             ("grpc.max_receive_message_length", max_body + 1024),
             ("grpc.max_send_message_length", -1),
-            ("grpc.so_reuseport", 0),
+            ("grpc.so_reuseport", int(share_port)),
         ]
     )
     server.add_generic_rpc_handlers((_Handler(edge),))

@@ -8,7 +8,6 @@ from __future__ import annotations
 import logging
 import re
 from typing import Any, Protocol
-from urllib.parse import unquote
 
 import orjson
 
@@ -110,7 +109,7 @@ class Management:
         if not isinstance(parameters, dict):
             raise MalformedRequestError("`parameters` must be an object")
         check_parameters(list(parameters))
-        name = unquote(route["name"])
+        name = route["name"]
         if route["verb"] == "load":
             await self._control.load(name)
         else:

@@ -22,7 +22,7 @@ class ServerMetrics:
     """One server's metrics, of all its models."""
 
     def __init__(self, registry: CollectorRegistry) -> None:
-        self._registry = registry
+        self.registry = registry
         self.requests = Counter(
             "coalmine_requests_total",
             "Inference requests answered, by HTTP status (also of gRPC calls).",
@@ -67,11 +67,11 @@ class ServerMetrics:
 
     def watch(self, collect: Callable[[], Iterable[Metric]]) -> None:
         """Show what `collect` reads when Prometheus asks."""
-        self._registry.register(_Collector(collect))
+        self.registry.register(_Collector(collect))
 
-    def render(self) -> bytes:
+    async def render(self) -> bytes:
         """The Prometheus text."""
-        return generate_latest(self._registry)
+        return generate_latest(self.registry)
 
 
 class ModelMetrics:

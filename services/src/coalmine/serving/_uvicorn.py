@@ -12,7 +12,9 @@ import uvicorn
 
 from coalmine.serving._app import ServingApp, create_asgi
 from coalmine.serving._logging import configure_logging
+from coalmine.serving._member import Link
 from coalmine.serving._options import ServeOptions
+from coalmine.serving._ports import shared_socket
 
 __all__ = ["run"]
 
@@ -20,8 +22,12 @@ __all__ = ["run"]
 def run(options: ServeOptions) -> int:
     """Serve until SIGTERM or SIGINT, then drain; the exit status."""
     configure_logging()
-    server = _Server(create_asgi(options), options)
-    server.run()
+    server = _Server(create_asgi(options, link=Link.inherited()), options)
+    if options.processes == 1:
+        server.run()
+    else:
+        with shared_socket(options.host, options.port) as shared:
+            server.run(sockets=[shared])
     return 0 if server.started else 1
 
 
@@ -62,6 +68,7 @@ class _Server(uvicorn.Server):
                 host=self._options.host,
                 port=self._options.grpc_port,
                 max_body=self._options.max_body,
+                share_port=self._options.processes > 1,
             )
 
     async def shutdown(self, sockets: list[Socket] | None = None) -> None:

@@ -2,7 +2,17 @@
 
 from __future__ import annotations
 
-__all__ = ["VersionLedger"]
+from typing import Protocol
+
+__all__ = ["Ledger", "VersionLedger"]
+
+
+class Ledger(Protocol):
+    """Who names versions: this process, or the supervisor of several."""
+
+    def version(self, model: str, *, declared: str | None, digest: str | None) -> str:
+        """The version of this content."""
+        ...
 
 
 class VersionLedger:

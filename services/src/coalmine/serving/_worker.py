@@ -12,8 +12,9 @@ import threading
 from coalmine.serving._app import ServingApp, create_asgi
 from coalmine.serving._errors import StartupError
 from coalmine.serving._logging import configure_logging
-from coalmine.serving._options import ServeOptions
-from coalmine.serving._pyvoy import OPTIONS_VARIABLE, STOP_SIGNALS
+from coalmine.serving._member import Link
+from coalmine.serving._options import OPTIONS_VARIABLE, ServeOptions
+from coalmine.serving._pyvoy import STOP_SIGNALS
 
 __all__ = ["app"]
 
@@ -26,7 +27,8 @@ def _start() -> ServingApp:
     made: list[ServingApp] = []
     threading.Thread(target=_stop_on_signal, args=(made,), name="signals", daemon=True).start()
     try:
-        made.append(create_asgi(ServeOptions.from_json(os.environ[OPTIONS_VARIABLE])))
+        options = ServeOptions.from_json(os.environ[OPTIONS_VARIABLE])
+        made.append(create_asgi(options, link=Link.inherited()))
     except StartupError as error:
         _exit(f"coalmine serve: {error}")
     except Exception:
