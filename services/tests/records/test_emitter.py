@@ -20,6 +20,7 @@ import pytest
 
 from coalmine.modeldir import ModelCard
 from coalmine.records import (
+    AnsweredRequest,
     InferenceRecord,
     RecordEmitter,
     RecordLog,
@@ -269,17 +270,17 @@ async def test_a_segment_whose_first_row_failed_is_used_for_the_next(
 ) -> None:
     spool = tmp_path / "spool"
     emitter = _emitter(spool, collector.url, card, max_bytes=40_000)
-    real, calls = os.write, 0
+    real, calls = os.writev, 0
 
-    def full_at_the_second_call(descriptor: int, data: bytes) -> int:
+    def full_at_the_second_call(descriptor: int, parts: Any) -> int:
         nonlocal calls
         calls += 1
         if calls == 2:
             raise OSError(errno.ENOSPC, "No space left on device")
-        return real(descriptor, data)
+        return real(descriptor, parts)
 
     with monkeypatch.context() as patch:
-        patch.setattr(os, "write", full_at_the_second_call)
+        patch.setattr(os, "writev", full_at_the_second_call)
         emitter.emit(make_record("lost", rows=1))
     emitter.emit(make_record("large", rows=64))
     emitter.emit(make_record("small", rows=64))
@@ -300,6 +301,60 @@ async def test_a_wrong_record_is_counted_and_the_prediction_goes_on(
     stats = spool_stats(tmp_path / "spool")
     assert stats.dropped["malformed"] == 6
     assert stats.emitted_rows == 7
+
+
+async def test_requests_answered_together_are_kept_in_one_write(
+    tmp_path: Path,
+    card: ModelCard,
+    make_record: MakeRecord,
+    collector: Any,
+    read_ids: ReadIds,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    whole = make_record("all", rows=6)
+    requests = [AnsweredRequest(f"r{n}", 1.0, "v2", 5, n) for n in (1, 2, 3)]
+    real, calls = os.writev, []
+
+    def counting(descriptor: int, parts: Any) -> int:
+        calls.append(descriptor)
+        return real(descriptor, parts)
+
+    assert whole.outputs is not None
+    async with _started(_emitter(tmp_path / "spool", collector.url, card)) as emitter:
+        emitter.emit(make_record("first", rows=1))  # begins the segment
+        with monkeypatch.context() as patch:
+            patch.setattr(os, "writev", counting)
+            emitter.emit_batch(requests, whole.inputs, whole.outputs, batch_rows=6)
+        assert len(calls) == 1
+        too_few = {"features": np.zeros((5, 24), np.float32)}
+        emitter.emit_batch(requests, too_few, whole.outputs, batch_rows=6)
+    assert read_ids(collector.log) == [
+        ("first", 0), ("r1", 0), ("r2", 0), ("r2", 1), ("r3", 0), ("r3", 1), ("r3", 2),
+    ]  # fmt: skip
+    stats = spool_stats(tmp_path / "spool")
+    assert (stats.emitted_rows, stats.dropped["malformed"]) == (13, 6)
+
+
+async def test_a_batch_torn_by_a_kill_is_lost_whole_and_nothing_else(
+    tmp_path: Path, card: ModelCard, make_record: MakeRecord, collector: Any, read_ids: ReadIds
+) -> None:
+    spool = tmp_path / "spool"
+    emitter = _emitter(spool, NOWHERE, card)
+    await emitter.start()
+    emitter.emit(make_record("before", rows=2))
+    together = make_record("all", rows=300)
+    assert together.outputs is not None
+    requests = [AnsweredRequest(f"r{n}", 1.0, "grpc", 5, 3) for n in range(100)]
+    emitter.emit_batch(requests, together.inputs, together.outputs, batch_rows=300)
+    await emitter.close(0.0)
+    (segment,) = spool.glob("*.frames")
+    os.truncate(segment, segment.stat().st_size - 1000)
+
+    async with _started(_emitter(spool, collector.url, card)) as again:
+        again.emit(make_record("after", rows=1))
+    assert read_ids(collector.log) == [("before", 0), ("before", 1), ("after", 0)]
+    stats = spool_stats(spool)
+    assert (stats.emitted_rows, stats.pending_rows) == (3, 0)  # what was torn was never answered
 
 
 async def test_a_spool_has_one_emitter(tmp_path: Path, card: ModelCard) -> None:

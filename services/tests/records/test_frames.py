@@ -12,7 +12,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from coalmine.modeldir import Column, ModelCard, Tensor
-from coalmine.records import InferenceRecord, SchemaError, record_batch
+from coalmine.records import AnsweredRequest, InferenceRecord, SchemaError, record_batch
 from coalmine.records._decode import decode
 from coalmine.records._frame import Layout, frame, scan
 
@@ -58,6 +58,46 @@ def test_a_failed_request_is_one_row_without_values(
     assert batch.column("status").to_pylist() == [200, 200, 500, 200]
     assert batch.column("label").to_pylist() == [0, 1, None, 0]
     assert batch.column("f3").null_count == 1
+
+
+def test_each_request_of_a_batch_gets_its_own_rows_id_and_times(
+    card: ModelCard, make_record: MakeRecord
+) -> None:
+    whole = make_record("all", rows=6, seed=3)
+    assert whole.outputs is not None
+    requests = [
+        AnsweredRequest("a", 10.0, "v2", 700, 1, 5),
+        AnsweredRequest("b\u00e9", 11.0, "grpc", 800, 3, 6),
+        AnsweredRequest("c", 12.0, "v1", 900, 2),
+    ]
+    layout = Layout.of(card, model_version="3", arm="canary", pod="p-1")
+    frames = [
+        layout.encode(make_record("before", rows=2)),
+        layout.encode_batch(requests, whole.inputs, whole.outputs, batch_rows=8),
+        layout.encode(make_record("failed", outputs=None, status=500, error="no")),
+    ]
+    assert [one.rows for one in frames] == [2, 6, 1]
+    assert [one.size for one in frames] == [len(one.tobytes()) for one in frames]
+    data = b"".join(one.tobytes() for one in frames)
+    rows = decode(data, scan(data), layout=layout).to_pylist()
+    found = [
+        (r["request_id"], r["row"], r["protocol"], r["latency_us"], r["queue_us"])
+        for r in rows[2:8]
+    ]
+    assert found == [
+        ("a", 0, "v2", 700, 5),
+        ("b\u00e9", 0, "grpc", 800, 6),
+        ("b\u00e9", 1, "grpc", 800, 6),
+        ("b\u00e9", 2, "grpc", 800, 6),
+        ("c", 0, "v1", 900, 0),
+        ("c", 1, "v1", 900, 0),
+    ]
+    assert [r["time"].timestamp() for r in rows[2:8]] == [10.0, 11.0, 11.0, 11.0, 12.0, 12.0]
+    assert {r["batch_rows"] for r in rows[2:8]} == {8}
+    features = [[r[f"f{i}"] for i in range(24)] for r in rows[2:8]]
+    np.testing.assert_array_equal(np.float32(features), whole.inputs["features"])
+    assert [r["label"] for r in rows] == [0, 1, *whole.outputs["label"].tolist(), None]
+    assert (rows[8]["request_id"], rows[8]["error"]) == ("failed", "no")
 
 
 def test_not_a_number_is_a_value_not_a_null(card: ModelCard, make_record: MakeRecord) -> None:
@@ -126,7 +166,7 @@ def test_only_whole_frames_are_ever_read(
     cut: int, flip: int, rows: list[int], card: ModelCard, make_record: MakeRecord
 ) -> None:
     layout = Layout.of(card, model_version="3", arm="stable", pod="p")
-    frames = [layout.encode(make_record(f"r{i}", rows=n))[0] for i, n in enumerate(rows)]
+    frames = [layout.encode(make_record(f"r{i}", rows=n)).tobytes() for i, n in enumerate(rows)]
     ends = np.cumsum([len(one) for one in frames]).tolist()
     data = b"".join(frames)
 
@@ -143,7 +183,7 @@ def test_only_whole_frames_are_ever_read(
 
 def test_scanning_in_pieces_gives_the_same_rows(card: ModelCard, make_record: MakeRecord) -> None:
     layout = Layout.of(card, model_version="3", arm="stable", pod="p")
-    data = b"".join(layout.encode(make_record(f"r{i}", rows=3))[0] for i in range(5))
+    data = b"".join(layout.encode(make_record(f"r{i}", rows=3)).tobytes() for i in range(5))
     first = scan(data, max_rows=7)
     assert first.rows == 6
     rest = scan(data, start=first.end)

@@ -33,6 +33,7 @@ from coalmine.records._schema import (
 )
 from coalmine.records._spool import spool_stats
 from coalmine.records._types import (
+    AnsweredRequest,
     BatchId,
     EmitterState,
     InferenceRecord,
@@ -48,6 +49,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "RESERVED_COLUMNS",
+    "AnsweredRequest",
     "BatchId",
     "EmitterState",
     "InferenceRecord",

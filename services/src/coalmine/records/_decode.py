@@ -12,7 +12,16 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from coalmine.modeldir import ModelCard
-from coalmine.records._frame import HEAD, HEAD_DTYPE, PREFIX, PROTOCOLS, Layout, Scan, scan
+from coalmine.records._frame import (
+    GROUP,
+    HEAD,
+    HEAD_DTYPE,
+    PREFIX,
+    PROTOCOLS,
+    Layout,
+    Scan,
+    scan,
+)
 from coalmine.records._types import InferenceRecord
 
 __all__ = ["decode", "record_batch"]
@@ -21,31 +30,41 @@ __all__ = ["decode", "record_batch"]
 def decode(data: bytes | memoryview, found: Scan, *, layout: Layout) -> pa.RecordBatch:
     """The record batch of scanned frames, one row per instance."""
     view = memoryview(data)
-    begins = np.array(found.starts, np.int64) + PREFIX.size
-    heads = np.frombuffer(_gather(view, begins, begins + HEAD.size), HEAD_DTYPE)
-    ids = begins + HEAD.size
-    errors = ids + heads["id_length"]
-    values = errors + heads["error_length"]
+    frames = [start + PREFIX.size for start in found.starts]
+    counts = [GROUP.unpack_from(view, at)[0] for at in frames]
+    begins = np.array(frames, np.int64) + GROUP.size
+    ids = begins + np.array(counts, np.int64) * HEAD.size
+    heads = np.frombuffer(_gather(view, begins, ids), HEAD_DTYPE)
+    owner = np.repeat(np.arange(len(frames)), counts)
+    errors = ids + _sums(heads["id_length"], owner, len(frames))
+    values = errors + _sums(heads["error_length"], owner, len(frames))
     ends = np.array([*found.starts[1:], found.end], np.int64)
 
     rows = heads["rows"].astype(np.int64)
     parent = np.repeat(np.arange(len(heads)), rows)
     total = len(parent)
+    error_texts = _strings(_gather(view, errors, values), heads["error_length"])
+    some_error = pa.array(heads["error_length"] > 0)
     columns: dict[str, pa.Array] = {
-        "request_id": _strings(view, ids, errors).take(pa.array(parent)),
+        "request_id": _strings(_gather(view, ids, errors), heads["id_length"]).take(
+            pa.array(parent)
+        ),
         "time": pa.array(heads["time"][parent]).cast(pa.timestamp("us", tz="UTC")),
         "model_name": pa.repeat(layout.card.name, total),
         "model_version": pa.repeat(layout.model_version, total),
         "arm": pa.repeat(layout.arm, total),
         "pod": pa.repeat(layout.pod, total),
         "protocol": pa.array(PROTOCOLS).take(pa.array(heads["protocol"][parent])),
-        "error": _strings(view, errors, values, nulls=True).take(pa.array(parent)),
+        "error": pc.if_else(some_error, error_texts, pa.scalar(None, pa.string())).take(
+            pa.array(parent)
+        ),
         "row": pa.array((np.arange(total) - (np.cumsum(rows) - rows)[parent]).astype(np.int32)),
     }
     for name in ("status", "latency_us", "queue_us", "batch_rows"):
         columns[name] = pa.array(heads[name][parent])
     answered = heads["answered"].astype(bool)
-    spans = _Spans(values[answered], ends[answered], rows[answered], answered[parent])
+    in_frames = _sums(np.where(answered, rows, 0), owner, len(frames))
+    spans = _Spans(values, ends, in_frames, answered[parent])
     columns.update(_tensor_columns(view, spans, layout=layout))
     return pa.record_batch([columns[name] for name in layout.schema.names], schema=layout.schema)
 
@@ -60,16 +79,18 @@ def record_batch(
 ) -> pa.RecordBatch:
     """The batch that an emitter would ship for these records, for those who have no emitter."""
     layout = Layout.of(card, model_version=model_version, arm=arm, pod=pod)
-    data = b"".join(layout.encode(record)[0] for record in records)
+    data = b"".join(layout.encode(record).tobytes() for record in records)
     return decode(data, scan(data), layout=layout)
 
 
 class _Spans(NamedTuple):
-    """Where the values of answered requests lie, and which rows they are."""
+    """Where the values of each frame lie, and which rows have any."""
 
     starts: NDArray[np.int64]
     ends: NDArray[np.int64]
     rows: NDArray[np.int64]
+    """Answered ones, per frame."""
+
     answered: NDArray[np.bool_]  # per row of the batch
 
 
@@ -86,6 +107,7 @@ def _tensor_columns(view: memoryview, spans: _Spans, *, layout: Layout) -> dict[
         texts = [
             json.loads(bytes(view[start:end]))
             for start, end in zip(position.tolist(), spans.ends.tolist(), strict=True)
+            if end > start  # a failed request has none
         ]
         for order, tensor in enumerate(layout.texts):
             flat = [value for frame_texts in texts for value in frame_texts[order]]
@@ -113,13 +135,12 @@ def _gather(view: memoryview, starts: NDArray[np.int64], ends: NDArray[np.int64]
     return b"".join([view[a:b] for a, b in zip(starts.tolist(), ends.tolist(), strict=True)])
 
 
-def _strings(
-    view: memoryview, starts: NDArray[np.int64], ends: NDArray[np.int64], *, nulls: bool = False
-) -> pa.Array:
-    offsets = np.zeros(len(starts) + 1, np.int32)
-    np.cumsum(ends - starts, out=offsets[1:])
-    data = pa.py_buffer(_gather(view, starts, ends))
-    strings = pa.StringArray.from_buffers(len(starts), pa.py_buffer(offsets), data)
-    if not nulls:
-        return strings
-    return pc.if_else(pa.array(ends > starts), strings, pa.scalar(None, pa.string()))
+def _sums(values: NDArray[Any], owner: NDArray[np.int64], count: int) -> NDArray[np.int64]:
+    """The sum of the values of each owner."""
+    return np.bincount(owner, values, count).astype(np.int64)
+
+
+def _strings(data: bytes, lengths: NDArray[Any]) -> pa.Array:
+    offsets = np.zeros(len(lengths) + 1, np.int32)
+    np.cumsum(lengths, out=offsets[1:])
+    return pa.StringArray.from_buffers(len(lengths), pa.py_buffer(offsets), pa.py_buffer(data))

@@ -1,9 +1,9 @@
 """Frames: how records lie in the spool, and how they become Arrow batches.
 
-A frame is `length, crc32, payload`; a payload is a fixed head, the request id, the error, and the
-tensors as they are in memory, in the order of the card. Encoding is on the hot path of a
-prediction, so it copies bytes and knows nothing of columns; decoding happens in the shipper, many
-frames at once.
+A frame is `length, crc32, payload`, and holds the requests of one batch: their number and rows, a
+fixed head for each, their ids, their errors, and the tensors of all rows as they are in memory, in
+the order of the card. Encoding is on the hot path of a prediction, so it is paid per batch, copies
+nothing large, and knows nothing of columns; decoding happens in the shipper, many frames at once.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from __future__ import annotations
 import itertools
 import json
 import struct
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 from zlib import crc32
@@ -23,22 +23,25 @@ from numpy.typing import NDArray
 from coalmine.modeldir import ModelCard
 from coalmine.records._errors import SchemaError
 from coalmine.records._schema import record_schema
-from coalmine.records._types import InferenceRecord
+from coalmine.records._types import AnsweredRequest, InferenceRecord
 
 __all__ = [
+    "GROUP",
     "HEAD",
     "HEAD_DTYPE",
     "PREFIX",
     "PROTOCOLS",
+    "Frame",
     "Layout",
     "Scan",
     "first_payload",
     "frame",
-    "row_count",
+    "framed",
     "scan",
 ]
 
 PREFIX = struct.Struct("<II")  # payload length, crc32 of the payload
+GROUP = struct.Struct("<II")  # requests in the frame, and their rows
 HEAD = struct.Struct("<qqqIihBBHH")
 HEAD_DTYPE = np.dtype(
     [
@@ -54,13 +57,15 @@ HEAD_DTYPE = np.dtype(
         ("error_length", "<u2"),
     ]
 )
-_ROWS = struct.Struct("<I")
-_ROWS_AT = PREFIX.size + 24
+#: Of the frames themselves; a file of another version cannot be read, and counts as corrupt.
+_VERSION = 2
 
 PROTOCOLS = ("v1", "v2", "grpc")
 _PROTOCOL_CODES = {name: code for code, name in enumerate(PROTOCOLS)}
 
 _MAX_TEXT = 2**16 - 1
+#: A payload of fewer bytes, or of more pieces, is written in one piece: copying it costs less.
+_SMALL, _PIECES = 32 * 1024, 64
 
 _DTYPES = {
     "BOOL": "?", "UINT8": "u1", "UINT16": "<u2", "UINT32": "<u4", "UINT64": "<u8", "INT8": "i1",
@@ -126,6 +131,7 @@ class Layout:
             "model_version": self.model_version,
             "arm": self.arm,
             "pod": self.pod,
+            "version": _VERSION,
         }
         return json.dumps(content).encode()
 
@@ -134,42 +140,59 @@ class Layout:
         """Read what `dump` wrote; SchemaError if it is something else."""
         try:
             content = json.loads(payload)
+            if (version := content.pop("version", 1)) != _VERSION:
+                raise SchemaError(f"records of version {version}, not {_VERSION}")
             card = ModelCard.model_validate(content.pop("card"))
             return cls.of(card, **content)
         except (ValueError, TypeError, KeyError, AttributeError) as error:
             raise SchemaError(f"not the layout of records: {error}") from error
 
-    def encode(self, record: InferenceRecord) -> tuple[bytes, int]:
-        """The frame of a record, and its rows. Raises whatever a wrong record provokes."""
-        request_id = _encoded(record.request_id)
-        error = b"" if record.error is None else _encoded(record.error)
+    def encode(self, record: InferenceRecord) -> Frame:
+        """The frame of a record. Raises whatever a wrong record provokes."""
         answered = record.outputs is not None
-        rows = row_count(record)
-        head = HEAD.pack(
-            int(record.time * 1_000_000),
+        request = AnsweredRequest(
+            record.request_id,
+            record.time,
+            record.protocol,
             record.latency_us,
+            len(next(iter(record.inputs.values()))) if answered else 1,
             record.queue_us,
-            rows,
-            record.batch_rows,
-            record.status,
-            _PROTOCOL_CODES[record.protocol],
-            answered,
-            len(request_id),
-            len(error),
         )
-        parts = [head, request_id, error]
+        tensors = []
         if record.outputs is not None:
-            inputs, outputs = record.inputs, record.outputs
-            for name, output, dtype, width, _ in self.plain:
-                array = outputs[name] if output else inputs[name]
-                if array.dtype != dtype:
-                    array = array.astype(dtype)
-                if array.size != rows * width:
-                    raise ValueError(f"{name}: {array.shape} is not {rows} rows of {width}")
-                parts.append(array.tobytes())
-            if self.texts:
-                parts.append(self._encode_texts(inputs, outputs, rows=rows))
-        return frame(b"".join(parts)), rows
+            tensors = self._encode_tensors(record.inputs, record.outputs, rows=request.rows)
+        error = b"" if record.error is None else _encoded(record.error)
+        return _assemble(
+            [request], tensors, answered, record.batch_rows, status=record.status, error=error
+        )
+
+    def encode_batch(
+        self,
+        requests: Sequence[AnsweredRequest],
+        inputs: Mapping[str, NDArray[Any]],
+        outputs: Mapping[str, NDArray[Any]],
+        *,
+        batch_rows: int,
+    ) -> Frame:
+        """The frame of requests that were answered together; the tensors hold all their rows."""
+        rows = sum([request.rows for request in requests])
+        tensors = self._encode_tensors(inputs, outputs, rows=rows)
+        return _assemble(requests, tensors, True, batch_rows)
+
+    def _encode_tensors(
+        self, inputs: Mapping[str, NDArray[Any]], outputs: Mapping[str, NDArray[Any]], *, rows: int
+    ) -> list[Any]:
+        parts: list[Any] = []
+        for name, output, dtype, width, _ in self.plain:
+            array = outputs[name] if output else inputs[name]
+            if array.dtype != dtype:
+                array = array.astype(dtype)
+            if array.size != rows * width:
+                raise ValueError(f"{name}: {array.shape} is not {rows} rows of {width}")
+            parts.append(np.ascontiguousarray(array).reshape(-1).view(np.uint8))
+        if self.texts:
+            parts.append(self._encode_texts(inputs, outputs, rows=rows))
+        return parts
 
     def _encode_texts(
         self, inputs: Mapping[str, NDArray[Any]], outputs: Mapping[str, NDArray[Any]], *, rows: int
@@ -183,14 +206,57 @@ class Layout:
         return json.dumps(texts).encode()
 
 
-def row_count(record: InferenceRecord) -> int:
-    """Rows that a record becomes: its instances, or one if the request failed."""
-    if record.outputs is None:
-        return 1
-    rows = next(iter(record.inputs.values())).shape[0]
-    if rows < 1:
-        raise ValueError("a record of no instances")
-    return int(rows)
+def _assemble(
+    requests: Sequence[AnsweredRequest],
+    tensors: list[Any],
+    answered: bool,
+    batch_rows: int,
+    *,
+    status: int = 200,
+    error: bytes = b"",
+) -> Frame:
+    """A frame; `error` is that of the only request."""
+    ids = [_encoded(request[0]) for request in requests]
+    heads = []
+    total = 0
+    for (_, time, protocol, latency_us, rows, queue_us), identifier in zip(
+        requests, ids, strict=True
+    ):
+        if rows < 1:
+            raise ValueError("a record of no instances")
+        total += rows
+        heads.append(
+            HEAD.pack(
+                int(time * 1_000_000),
+                latency_us,
+                queue_us,
+                rows,
+                batch_rows,
+                status,
+                _PROTOCOL_CODES[protocol],
+                answered,
+                len(identifier),
+                len(error),
+            )
+        )
+    top = b"".join((GROUP.pack(len(requests), total), *heads, *ids, error))
+    return framed([top, *tensors], total)
+
+
+class Frame(NamedTuple):
+    """A frame as it is written: pieces to be put one after another."""
+
+    parts: Sequence[Any]
+    """The length and checksum, then the payload."""
+
+    size: int
+    """Bytes of all parts."""
+
+    rows: int
+
+    def tobytes(self) -> bytes:
+        """The frame in one piece."""
+        return b"".join(self.parts)
 
 
 class Scan(NamedTuple):
@@ -206,7 +272,18 @@ class Scan(NamedTuple):
 
 def frame(payload: bytes) -> bytes:
     """A payload with its length and checksum in front."""
-    return PREFIX.pack(len(payload), crc32(payload)) + payload
+    return framed([payload], 0).tobytes()
+
+
+def framed(payload: Sequence[Any], rows: int) -> Frame:
+    """The frame of a payload in pieces of bytes."""
+    length = sum(map(len, payload))
+    if length < _SMALL or len(payload) > _PIECES:
+        payload = [b"".join(payload)]
+    checksum = 0
+    for part in payload:
+        checksum = crc32(part, checksum)
+    return Frame((PREFIX.pack(length, checksum), *payload), length + PREFIX.size, rows)
 
 
 def first_payload(data: bytes) -> bytes | None:
@@ -227,7 +304,7 @@ def scan(
         stop = position + PREFIX.size + length
         if length < 1 or stop > end or crc32(view[position + PREFIX.size : stop]) != checksum:
             break
-        count = _ROWS.unpack_from(view, position + _ROWS_AT)[0] if length >= HEAD.size else 0
+        count = GROUP.unpack_from(view, position + PREFIX.size)[1] if length >= GROUP.size else 0
         if starts and rows + count > max_rows:
             break
         starts.append(position)

@@ -19,7 +19,7 @@ __all__ = ["CONTENT_TYPE", "Shipper"]
 CONTENT_TYPE = "application/vnd.apache.arrow.stream"
 
 #: How long rows may wait to travel together; what a monitor sees is that much older.
-_LINGER = 0.05
+_LINGER = 0.2
 _TIMEOUT = 10.0
 _GRACE = 1.0
 _FIRST_DELAY, _LAST_DELAY = 0.05, 5.0

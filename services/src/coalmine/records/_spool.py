@@ -13,12 +13,13 @@ import fcntl
 import os
 import threading
 from collections import deque
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from coalmine.records._errors import SchemaError, SpoolInUseError
-from coalmine.records._frame import Layout, Scan, first_payload, frame, scan
+from coalmine.records._frame import Frame, Layout, Scan, first_payload, frame, scan
 from coalmine.records._spool_state import (
     BEFORE,
     STATE_FILE,
@@ -124,24 +125,24 @@ class Spool:
         self._active: _Segment | None = None
         self._reader: _Reader | None = None
 
-    def append(self, data: bytes, rows: int, *, header: bytes | None = None) -> None:
+    def append(self, added: Frame, *, header: bytes | None = None) -> None:
         """Keep one frame, or count its rows as dropped. Does not raise."""
         with self._mutex:
             if header is not None and header is not self._header:
                 self._header = header
                 self._turn_page()
-            if self._bytes + len(data) > self._max_bytes:
-                self._drop("spool_full", rows)
+            if self._bytes + added.size > self._max_bytes:
+                self._drop("spool_full", added.rows)
                 return
             try:
                 segment = self._active
-                if segment is None or self._is_full(segment, len(data)):
+                if segment is None or self._is_full(segment, added.size):
                     segment = self._rotate()
-                self._write(segment, data)
+                self._write(segment, added.parts, size=added.size)
             except OSError:
-                self._drop("write_error", rows)
+                self._drop("write_error", added.rows)
             else:
-                self._next_seq += rows
+                self._next_seq += added.rows
 
     def drop(self, reason: str, rows: int) -> None:
         """Count rows that never came as far as a frame."""
@@ -214,7 +215,7 @@ class Spool:
         flags = os.O_CREAT | os.O_TRUNC | os.O_WRONLY | os.O_APPEND | os.O_CLOEXEC
         segment = _Segment(path, self._next_seq, 0, os.open(path, flags, 0o644))
         try:
-            self._write(segment, self._header)
+            self._write(segment, [self._header], size=len(self._header))
         except OSError:
             os.close(segment.fd)
             path.unlink(missing_ok=True)
@@ -223,13 +224,13 @@ class Spool:
         self._segments.append(segment)
         return segment
 
-    def _write(self, segment: _Segment, data: bytes) -> None:
+    def _write(self, segment: _Segment, parts: Sequence[Any], *, size: int) -> None:
         try:
-            written = os.write(segment.fd, data)
+            written = os.writev(segment.fd, parts)
         except OSError:
             os.ftruncate(segment.fd, segment.size)
             raise
-        if written != len(data):  # the disk was full half-way
+        if written != size:  # the disk was full half-way
             os.ftruncate(segment.fd, segment.size)
             raise OSError("short write")
         segment.size += written

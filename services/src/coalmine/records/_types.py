@@ -10,6 +10,7 @@ from typing import Any, Literal, NamedTuple
 from numpy.typing import NDArray
 
 __all__ = [
+    "AnsweredRequest",
     "BatchId",
     "EmitterState",
     "InferenceRecord",
@@ -55,6 +56,21 @@ class InferenceRecord(NamedTuple):
     """Rows of the batch the request was run in, its own and others'."""
 
     error: str | None = None
+
+
+class AnsweredRequest(NamedTuple):
+    """One of the requests that were answered together, without what they share."""
+
+    request_id: str
+    time: float
+    """Arrival, seconds since the epoch."""
+
+    protocol: Protocol
+    latency_us: int
+    rows: int
+    """Its instances, which follow those of the requests before it."""
+
+    queue_us: int = 0
 
 
 class Label(NamedTuple):
