@@ -12,8 +12,16 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from coalmine.clock import SYSTEM_CLOCK
 from coalmine.protocol import Tensors
-from coalmine.serving import Batcher, Computed, QueueFullError
+from coalmine.serving import (
+    Batcher,
+    BatchLimits,
+    Computed,
+    DeadlineError,
+    InlinePolicy,
+    QueueFullError,
+)
 
 
 def doubled(tensors: Tensors) -> Computed:
@@ -65,7 +73,7 @@ async def test_a_lone_request_runs_at_once_and_the_queue_while_it_runs_is_one_ba
 
 async def test_batches_are_bounded_alike_and_first_come_first_served() -> None:
     gate = Gate()
-    batcher = Batcher(gate, max_batch_rows=3)
+    batcher = Batcher(gate, limits=BatchLimits(batch_rows=3))
     tasks = [asyncio.create_task(batcher.submit(column(0), 1))]
     await gate.started()
     wide: Tensors = {"x": np.ones((1, 2), np.float32)}
@@ -74,7 +82,7 @@ async def test_batches_are_bounded_alike_and_first_come_first_served() -> None:
     await asyncio.sleep(0)
     gate.leave.release(10)
     await asyncio.gather(*tasks)
-    assert gate.batches == [[0], [1, 2, 3], [4], [1, 1], [5]]
+    assert gate.batches == [[0], [1, 2, 3], [4, 5], [1, 1]]
     batcher.close()
 
 
@@ -128,7 +136,7 @@ async def test_a_cheap_model_runs_in_the_callers_thread() -> None:
         threads.append(threading.get_ident())
         return doubled(tensors)
 
-    batcher = Batcher(noting, inline_rows=2)
+    batcher = Batcher(noting, inline=InlinePolicy(2))
     await batcher.submit(column(1, 2), 2)
     await batcher.submit(column(1, 2, 3), 3)
     assert threads[0] == threading.get_ident()
@@ -138,7 +146,7 @@ async def test_a_cheap_model_runs_in_the_callers_thread() -> None:
 
 async def test_a_full_queue_refuses_and_recovers() -> None:
     gate = Gate()
-    batcher = Batcher(gate, max_queue_rows=3)
+    batcher = Batcher(gate, limits=BatchLimits(queue_rows=3))
     running = asyncio.create_task(batcher.submit(column(0), 1))
     await gate.started()
     large = asyncio.create_task(batcher.submit(column(*range(10)), 10))  # alone, it may exceed
@@ -175,7 +183,8 @@ def test_whoever_leaves_whenever_the_others_get_their_own_answer(
 
 async def _some_leave(callers: list[tuple[int, str]], *, runners: int, max_batch_rows: int) -> None:
     gate = Gate()
-    batcher = Batcher(gate, runners=runners, max_batch_rows=max_batch_rows)
+    limits = BatchLimits(batch_rows=max_batch_rows)
+    batcher = Batcher(gate, runners=runners, limits=limits)
     tasks: list[asyncio.Task[Any]] = []
 
     def leave(when: str) -> None:
@@ -204,6 +213,164 @@ async def _some_leave(callers: list[tuple[int, str]], *, runners: int, max_batch
     assert batcher.queued_rows == 0
     assert (await batcher.submit(column(1), 1)).computed.outputs["y"].tolist() == [2]
     batcher.close()
+
+
+async def test_what_arrives_in_one_turn_is_one_batch_in_place() -> None:
+    batches: list[list[float]] = []
+
+    def noting(tensors: Tensors) -> Computed:
+        batches.append(tensors["x"].ravel().tolist())
+        return doubled(tensors)
+
+    batcher = Batcher(noting, inline=InlinePolicy(4))
+    outcomes = await asyncio.gather(*(batcher.submit(column(v), 1) for v in range(6)))
+    assert batches == [[0, 1, 2, 3], [4, 5]]
+    assert [o.computed.outputs["y"].tolist() for o in outcomes] == [[2 * v] for v in range(6)]
+    assert [o.batch_rows for o in outcomes] == [4, 4, 4, 4, 2, 2]
+    batcher.close()
+
+
+async def test_a_batch_run_in_place_survives_a_request_that_the_model_refuses() -> None:
+    def superstitious(tensors: Tensors) -> Computed:
+        if (tensors["x"] == 13).any():
+            raise ValueError("thirteen")
+        return doubled(tensors)
+
+    batcher = Batcher(superstitious, inline=InlinePolicy(100))
+    values = (1, 13, 2, 13)
+    results = await asyncio.gather(
+        *(batcher.submit(column(v), 1) for v in values), return_exceptions=True
+    )
+    assert [isinstance(result, ValueError) for result in results] == [False, True, False, True]
+    assert [r.computed.outputs["y"].tolist() for r in results[::2]] == [[2], [4]]  # type: ignore[union-attr]
+    batcher.close()
+
+
+async def test_who_leaves_between_arrival_and_batch_costs_nothing() -> None:
+    seen: list[float] = []
+
+    def noting(tensors: Tensors) -> Computed:
+        seen.extend(tensors["x"].ravel().tolist())
+        return doubled(tensors)
+
+    batcher = Batcher(noting, inline=InlinePolicy(100))
+    tasks: list[asyncio.Task[Any]] = []
+
+    async def leaves() -> None:
+        tasks[1].cancel()
+
+    for value in (1, 2, 3):
+        tasks.append(asyncio.create_task(batcher.submit(column(value), 1)))
+    leaver = asyncio.create_task(leaves())  # in the same turn, before the batch is formed
+    results = await asyncio.gather(*tasks, return_exceptions=True)
+    await leaver
+    assert seen == [1, 3]
+    assert isinstance(results[1], asyncio.CancelledError)
+    assert batcher.queued_rows == 0
+    batcher.close()
+
+
+async def test_many_small_requests_and_a_huge_one_wait_for_each_other_once() -> None:
+    gate = Gate()
+    batcher = Batcher(gate, limits=BatchLimits(batch_rows=4))
+    tasks = [asyncio.create_task(batcher.submit(column(0), 1))]
+    await gate.started()
+    huge = [float(n) for n in range(100, 110)]
+    for values in ([1.0], huge, [2.0], [3.0], huge, [4.0]):
+        tasks.append(asyncio.create_task(batcher.submit(column(*values), len(values))))
+    await asyncio.sleep(0)
+    gate.leave.release(10)
+    await asyncio.gather(*tasks)
+    assert gate.batches == [[0], [1], huge, [2, 3], huge, [4]]
+    batcher.close()
+
+
+async def test_the_queue_is_bounded_by_bytes_too() -> None:
+    gate = Gate()
+    batcher = Batcher(gate, limits=BatchLimits(queue_bytes=64, batch_bytes=16))
+    tasks = [asyncio.create_task(batcher.submit(column(0), 1))]
+    await gate.started()
+    tasks += [
+        asyncio.create_task(batcher.submit(column(1, 1), 2)) for _ in range(8)
+    ]  # 8 bytes each
+    await asyncio.sleep(0)
+    with pytest.raises(QueueFullError, match="try again later"):
+        await batcher.submit(column(1), 1)
+    gate.leave.release(10)
+    await asyncio.gather(*tasks)
+    assert gate.batches == [[0]] + [[1, 1, 1, 1]] * 4
+    batcher.close()
+
+
+async def test_a_burst_of_one_turn_is_not_an_overload() -> None:
+    batcher = Batcher(doubled, inline=InlinePolicy(4), limits=BatchLimits(queue_rows=3))
+    outcomes = await asyncio.gather(*(batcher.submit(column(v), 1) for v in range(50)))
+    assert [o.computed.outputs["y"].tolist() for o in outcomes] == [[2 * v] for v in range(50)]
+    batcher.close()
+
+
+async def test_an_expired_request_is_dropped_before_it_is_run() -> None:
+    gate = Gate()
+    batcher = Batcher(gate)
+    running = asyncio.create_task(batcher.submit(column(0), 1))
+    await gate.started()
+    soon = SYSTEM_CLOCK.monotonic() + 0.05
+    late = asyncio.create_task(batcher.submit(column(1), 1, deadline=soon))
+    patient = asyncio.create_task(batcher.submit(column(2), 1, deadline=soon + 60))
+    with pytest.raises(DeadlineError):  # told in time, though the model is still busy
+        await late
+    assert batcher.queued_rows == 1
+    gate.leave.release(10)
+    assert (await patient).computed.outputs["y"].tolist() == [4]
+    await running
+    assert gate.batches == [[0], [2]]
+    with pytest.raises(DeadlineError):
+        await batcher.submit(column(3), 1, deadline=SYSTEM_CLOCK.monotonic() - 1)
+    assert gate.batches == [[0], [2]]
+    batcher.close()
+
+
+async def test_a_request_that_runs_too_long_is_told_so_and_harms_nobody() -> None:
+    gate = Gate()
+    batcher = Batcher(gate)
+    soon = SYSTEM_CLOCK.monotonic() + 0.05
+    tasks = [
+        asyncio.create_task(batcher.submit(column(1), 1, deadline=soon)),
+        asyncio.create_task(batcher.submit(column(2), 1)),
+    ]
+    await gate.started()
+    with pytest.raises(DeadlineError):
+        await tasks[0]
+    gate.leave.release(10)
+    assert (await tasks[1]).computed.outputs["y"].tolist() == [4]
+    assert gate.batches == [[1, 2]]
+    batcher.close()
+
+
+def test_a_model_that_turns_slow_leaves_the_event_loop_until_it_is_cheap_again() -> None:
+    policy = InlinePolicy(8, seconds=0.02)
+    policy.observe(0.001)
+    assert policy.rows == 8
+    policy.observe(1.5)
+    assert policy.rows == 0
+    cheap = 0
+    while not policy.rows:
+        policy.observe(0.001)
+        cheap += 1
+    assert policy.rows == 8
+    assert cheap > 10, "one cheap batch proves nothing"
+    policy.observe(1.5)
+    again = 0
+    while not policy.rows:
+        policy.observe(0.001)
+        again += 1
+    assert again > cheap, "who turns slow twice is trusted later"
+
+
+def test_always_in_place_means_always() -> None:
+    policy = InlinePolicy(8)
+    policy.observe(30)
+    assert policy.rows == 8
 
 
 async def test_what_waits_when_it_closes_is_told(recwarn: Callable[..., Any]) -> None:

@@ -18,6 +18,8 @@ import psutil
 import pytest
 
 BOTH = pytest.mark.parametrize("kind", ["pyvoy", "uvicorn"])
+#: Cheap in general, and slow when a request asks for it.
+MOODY = ("--transformer", "moody:Moody", "--inline", "never")
 GOOD = {"instances": [[1, 2, 3, 4]]}
 
 
@@ -35,7 +37,7 @@ def test_the_server_is_one_process(start: Any, model_dir: Path) -> None:
 async def test_sigterm_lets_requests_finish_and_says_not_ready(
     start: Any, model_dir: Path, client: httpx.AsyncClient, kind: str
 ) -> None:
-    served = start(model_dir, "--transformer", "moody:Moody", kind=kind)
+    served = start(model_dir, *MOODY, kind=kind)
     slow = {"instances": [{"raw": [1, 2, 3, 4], "wait": 0.9}]}
     url = f"{served.url}/v1/models/toy:predict"
     in_flight = [asyncio.create_task(client.post(url, json=slow)) for _ in range(2)]
@@ -56,7 +58,7 @@ async def test_sigterm_lets_requests_finish_and_says_not_ready(
 async def test_a_request_that_never_ends_does_not_hold_the_server(
     start: Any, model_dir: Path, client: httpx.AsyncClient, kind: str
 ) -> None:
-    served = start(model_dir, "--transformer", "moody:Moody", "--drain", "0.5", kind=kind)
+    served = start(model_dir, *MOODY, "--drain", "0.5", kind=kind)
     stuck = {"instances": [{"raw": [1, 2, 3, 4], "wait": 30}]}
     task = asyncio.create_task(client.post(f"{served.url}/v1/models/toy:predict", json=stuck))
     await asyncio.sleep(0.3)

@@ -13,6 +13,8 @@ from typing import Any
 import httpx
 import pytest
 
+#: Cheap in general, and slow when a request asks for it.
+MOODY = ("--transformer", "moody:Moody", "--inline", "never")
 GOOD = {"instances": [[1, 2, 3, 4]]}
 
 
@@ -81,15 +83,16 @@ async def test_too_much_at_once_is_shed_with_a_time_to_come_back(
 ) -> None:
     served = start(
         model_dir,
-        *("--transformer", "moody:Moody", "--max-concurrency", "4", "--max-queue-rows", "2"),
+        *MOODY,
+        *("--max-concurrency", "5", "--max-queue-rows", "2"),
         kind=kind,
     )
     url = f"{served.url}/v1/models/toy:predict"
     slow = {"instances": [{"raw": [1, 2, 3, 4], "wait": 1.5}]}
     answers = await asyncio.gather(*(client.post(url, json=slow) for _ in range(8)))
     statuses = sorted(answer.status_code for answer in answers)
-    assert statuses[:3] == [200, 200, 200], "one runs, two wait"
-    assert set(statuses[3:]) == {429, 503}
+    assert statuses[:3] == [200, 200, 200], "one or two run, two wait"
+    assert set(statuses[4:]) == {429, 503}
     for answer in answers:
         if answer.status_code != 200:
             assert answer.headers["retry-after"] == "1"
@@ -100,7 +103,7 @@ async def test_too_much_at_once_is_shed_with_a_time_to_come_back(
 async def test_a_transformer_speaks_for_the_client_and_hides_its_own_failures(
     start: Any, model_dir: Path, client: httpx.AsyncClient, truth: Any
 ) -> None:
-    served = start(model_dir, "--transformer", "moody:Moody")
+    served = start(model_dir, *MOODY)
     url = f"{served.url}/v1/models/toy:predict"
 
     def row(first: float) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Literal
@@ -33,6 +34,9 @@ class InferenceCall:
 
     binary: frozenset[str] = frozenset()
     """Outputs to return as raw bytes instead of values."""
+
+    timeout: float = math.inf
+    """Seconds that the client gives the request."""
 
     columnar: bool = False
     """Of V1: the request was columns (`inputs`), and so is the answer (`outputs`)."""

@@ -6,6 +6,7 @@ have `binary_data_size`, in order; a response likewise.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -19,7 +20,14 @@ from coalmine.protocol._tensors import Array, Tensors, TensorSpec, datatype_of
 from coalmine.protocol._v1 import load_object
 from coalmine.protocol._values import from_raw, from_values, text_list, to_raw
 
-__all__ = ["EncodedReply", "decode_v2", "encode_v2", "parse_shape", "refuse_unsupported"]
+__all__ = [
+    "EncodedReply",
+    "decode_v2",
+    "encode_v2",
+    "parse_shape",
+    "parse_timeout",
+    "refuse_unsupported",
+]
 
 
 #: Parameters of Triton's extensions that would be answered wrongly if they were ignored.
@@ -65,6 +73,7 @@ def decode_v2(
         names,
         identifier,
         _binary_outputs(content, asked, names),
+        timeout=parse_timeout(_parameters(content).get("timeout")),
     )
 
 
@@ -116,6 +125,15 @@ def parse_shape(shape: Any, spec: TensorSpec) -> list[int]:
             else f"input {spec.name!r}: has {len(shape)} dimensions, not {len(spec.shape)}"
         )
     return shape
+
+
+def parse_timeout(microseconds: Any) -> float:
+    """The request parameter `timeout` as seconds; None and 0 are for ever, as with Triton."""
+    if microseconds is None or microseconds == 0 and type(microseconds) is int:
+        return math.inf
+    if type(microseconds) is not int or microseconds < 0:
+        raise MalformedRequestError("parameter `timeout` must be a number of microseconds")
+    return microseconds / 1e6
 
 
 def _objects(items: Any, key: str) -> list[dict[str, Any]]:

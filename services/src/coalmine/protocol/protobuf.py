@@ -7,6 +7,7 @@ package `inference` in the default pool, and a process can hold only one of thos
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import numpy as np
@@ -22,7 +23,7 @@ from google.protobuf.message import DecodeError, Message  # type: ignore[import-
 from coalmine.protocol._errors import MalformedRequestError, SignatureError
 from coalmine.protocol._signature import InferenceCall, Signature
 from coalmine.protocol._tensors import Array, Tensors, TensorSpec, datatype_of
-from coalmine.protocol._v2 import parse_shape, refuse_unsupported
+from coalmine.protocol._v2 import parse_shape, parse_timeout, refuse_unsupported
 from coalmine.protocol._values import from_raw, to_raw
 
 __all__ = ["decode_infer", "encode_infer", "message_class", "parse"]
@@ -166,7 +167,7 @@ def message_class(name: str) -> Any:
     return _CLASSES[name]
 
 
-def parse(name: str, payload: bytes) -> Any:
+def parse(name: str, payload: bytes | memoryview) -> Any:
     """A message from its bytes; MalformedRequestError if they are none."""
     message: Any = _CLASSES[name]()
     try:
@@ -205,7 +206,21 @@ def decode_infer(message: Any, signature: Signature) -> InferenceCall:
         refuse_unsupported(output.parameters)
     names = signature.select([output.name for output in message.outputs])
     binary = frozenset(names) if raw else frozenset()
-    return InferenceCall(tensors, signature.check(tensors), names, message.id or None, binary)
+    return InferenceCall(
+        tensors,
+        signature.check(tensors),
+        names,
+        message.id or None,
+        binary,
+        timeout=_timeout(message.parameters) if message.parameters else math.inf,
+    )
+
+
+def _timeout(parameters: Any) -> float:
+    if "timeout" not in parameters:
+        return math.inf
+    value = parameters["timeout"]
+    return parse_timeout(getattr(value, value.WhichOneof("parameter_choice") or "int64_param"))
 
 
 def _from_contents(contents: Any, spec: TensorSpec, shape: list[int]) -> Array:

@@ -40,6 +40,7 @@ from coalmine.records._types import (
     Label,
     LabelCounts,
     LogStats,
+    Protocol,
     SpoolStats,
 )
 
@@ -60,6 +61,7 @@ __all__ = [
     "LogStats",
     "LogUnavailableError",
     "MalformedBatchError",
+    "Protocol",
     "RecordEmitter",
     "RecordLog",
     "RecordsError",

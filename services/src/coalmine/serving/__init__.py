@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from coalmine.serving._errors import (
     BodyTooLargeError,
+    DeadlineError,
     EncodingError,
     ModelFailedError,
     ModelLoadError,
@@ -28,15 +29,20 @@ from coalmine.serving._serve import serve
 
 if TYPE_CHECKING:
     from coalmine.serving._app import ServingApp, create_asgi
-    from coalmine.serving._batcher import Batcher, Computed, Outcome
+    from coalmine.serving._batch import Computed, Outcome
+    from coalmine.serving._batcher import Batcher, BatchLimits
+    from coalmine.serving._inline import InlinePolicy
     from coalmine.serving._predictor import Predictor
     from coalmine.serving._servable import Servable
 
 __all__ = [
+    "BatchLimits",
     "Batcher",
     "BodyTooLargeError",
     "Computed",
+    "DeadlineError",
     "EncodingError",
+    "InlinePolicy",
     "ModelFailedError",
     "ModelLoadError",
     "ModelNotReadyError",
@@ -59,9 +65,11 @@ __all__ = [
 
 #: Names whose modules import numpy, ONNX Runtime, Arrow or KServe.
 _HEAVY = {
+    "BatchLimits": "_batcher",
     "Batcher": "_batcher",
-    "Computed": "_batcher",
-    "Outcome": "_batcher",
+    "Computed": "_batch",
+    "InlinePolicy": "_inline",
+    "Outcome": "_batch",
     "Predictor": "_predictor",
     "Servable": "_servable",
     "ServingApp": "_app",

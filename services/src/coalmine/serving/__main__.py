@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, get_args
 
 from coalmine.arms import Arm
-from coalmine.serving._options import NonFiniteKind, ServeOptions, ServerKind
+from coalmine.serving._options import InlineKindName, NonFiniteKind, ServeOptions, ServerKind
 from coalmine.serving._serve import serve
 
 _HELP = {
@@ -34,11 +34,20 @@ _HELP = {
     "max_body": "bytes of one request",
     "max_connections": "connections at once, of each process",
     "max_concurrency": "requests at once",
+    "inline": "run batches on the event loop: auto (if cheaper than another thread), always, never",
+    "max_batch_rows": "rows run at once",
+    "max_batch_bytes": "bytes of requests run at once",
     "max_queue_rows": "rows waiting for the model",
+    "max_queue_bytes": "bytes of requests waiting for the model",
+    "request_timeout": "seconds a request may take (default: as the client says)",
     "max_spool": "bytes of records kept while the collector is away",
     "drain": "seconds that requests in flight have to finish after SIGTERM",
 }
-_CHOICES = {"server": get_args(ServerKind), "non_finite": get_args(NonFiniteKind)}
+_CHOICES = {
+    "server": get_args(ServerKind),
+    "non_finite": get_args(NonFiniteKind),
+    "inline": get_args(InlineKindName),
+}
 _TYPES: dict[str, Callable[[str], Any]] = {
     "arm": Arm,
     "spool": Path,
@@ -68,7 +77,7 @@ def _parser() -> argparse.ArgumentParser:
         if field.name == "require_gpu":
             parser.add_argument(flag, action="store_true", help=text)
             continue
-        by_annotation = {"int": int, "int | None": int, "float": float}
+        by_annotation = {"int": int, "int | None": int, "float": float, "float | None": float}
         kind = _TYPES.get(field.name) or by_annotation.get(str(field.type), str)
         choices = _CHOICES.get(field.name)
         parser.add_argument(flag, type=kind, default=field.default, choices=choices, help=text)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 from collections.abc import Callable
 
 import orjson
@@ -54,7 +55,11 @@ def create_asgi(
     plane = Dataplane(
         repository,
         arm=options.arm,
-        limits=Limits(max_body=options.max_body, max_concurrency=options.max_concurrency),
+        limits=Limits(
+            max_body=options.max_body,
+            max_concurrency=options.max_concurrency,
+            request_timeout=options.request_timeout or math.inf,
+        ),
         metrics=metrics,
         recording=recording,
         clock=clock,

@@ -1,78 +1,62 @@
-"""Batching without a timer: whenever a runner is free, it takes all that waits.
+"""Batching without a timer: what arrives together, or while the model is busy, is run together.
 
-An idle server answers a lone request at once, and a busy one forms batches as large as the load
-makes them; there is no delay to tune. A batch is run by a thread, or, if running it is cheaper than
-handing it over, by the caller itself.
+Requests that arrive in one turn of the event loop wait for its end, and for nothing else; then they
+are joined, run, and answered at once. A batch that is cheaper to run than to hand over runs in
+place, another one goes to a runner, and while all runners are busy the queue grows into the next
+batch: a lone request is never delayed, and a busy server forms batches as large as the load makes
+them.
+
+Order. The oldest request is always in the next batch, together with the oldest of those that can be
+joined to it, up to `max_batch_rows` and `max_batch_bytes`: neither a huge request nor many small
+ones can starve anybody.
 
 Cancellation. A caller that leaves is skipped when its batch is formed; if the batch is already
 running, its share of the result is thrown away. Each caller's future is settled on its own, so that
-nobody waits for, or fails with, another.
+nobody waits for, or fails with, another. Deadlines work the same way.
 """
 
 from __future__ import annotations
 
 import asyncio
+import math
 import threading
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Hashable, Iterator
 from dataclasses import dataclass
 from queue import SimpleQueue
 
-import numpy as np
-
 from coalmine.clock import SYSTEM_CLOCK, Clock
 from coalmine.protocol import Tensors
-from coalmine.serving._errors import ModelFailedError, QueueFullError
+from coalmine.serving._batch import Batch, Computed, Outcome, Ticket, run_batch
+from coalmine.serving._errors import DeadlineError, ModelFailedError, QueueFullError
+from coalmine.serving._inline import InlinePolicy
 
-__all__ = ["Batcher", "Computed", "Outcome"]
-
-
-@dataclass(frozen=True, slots=True)
-class Computed:
-    """What running a batch gives: what the network was given, and what is answered."""
-
-    features: Tensors
-    predictions: Tensors
-    """The network's own outputs, for the record."""
-
-    outputs: Tensors
-    """What the client gets."""
+__all__ = ["BatchLimits", "Batcher"]
 
 
-@dataclass(frozen=True, slots=True)
-class Outcome:
-    """One caller's share of a batch."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BatchLimits:
+    """How much is run at once, and how much may wait."""
 
-    computed: Computed
-    queue_seconds: float
-    batch_rows: int
-
-
-@dataclass(slots=True, eq=False)
-class _Waiting:
-    tensors: Tensors
-    rows: int
-    key: tuple[object, ...]
-    since: float
-    future: asyncio.Future[Outcome]
-    queued: bool = True
+    batch_rows: int = 4096
+    batch_bytes: int = 64 * 1024**2
+    queue_rows: int = 16384
+    queue_bytes: int = 256 * 1024**2
 
 
 @dataclass(frozen=True, slots=True)
 class _Job:
-    batch: list[_Waiting]
+    tickets: list[Ticket]
     started: float
     loop: asyncio.AbstractEventLoop
 
 
-_Result = Computed | BaseException
-
-
 class Batcher:
-    """Runs `compute` for callers on one event loop, in batches of at most `max_batch_rows`.
+    """Runs `compute` for callers on one event loop, in batches.
 
     `batchable` is false for a network with a fixed first dimension: each request runs alone.
-    `inline_rows` is the size up to which a lone request is run by its caller (0: never).
+    `uniform` says that all requests have the same shape but for their rows. `finish` is given each
+    batch that was run, on the event loop; it settles the futures of its tickets.
     """
 
     def __init__(
@@ -80,21 +64,23 @@ class Batcher:
         compute: Callable[[Tensors], Computed],
         *,
         batchable: bool = True,
-        inline_rows: int = 0,
-        max_batch_rows: int = 4096,
-        max_queue_rows: int = 16384,
+        uniform: bool = False,
+        inline: InlinePolicy | None = None,
+        limits: BatchLimits = BatchLimits(),
         runners: int = 1,
+        finish: Callable[[Batch], None] = Batch.settle,
         clock: Clock = SYSTEM_CLOCK,
     ) -> None:
         self._compute = compute
         self._batchable = batchable
-        self._inline_rows = inline_rows
-        self._max_batch_rows = max_batch_rows
-        self._max_queue_rows = max_queue_rows
+        self._uniform = uniform
+        self._inline = InlinePolicy(0) if inline is None else inline
+        self._limits = limits
         self._runners = runners
+        self._finish = finish
         self._clock = clock
-        self._waiting: deque[_Waiting] = deque()
-        self._rows = 0
+        self._queue = _Queue()
+        self._flushing = False
         self._idle = runners
         self._jobs: SimpleQueue[_Job | None] = SimpleQueue()
         for number in range(runners):
@@ -104,125 +90,192 @@ class Batcher:
     @property
     def queued_rows(self) -> int:
         """Rows that wait for a runner."""
-        return self._rows
+        return self._queue.rows
 
-    async def submit(self, tensors: Tensors, rows: int) -> Outcome:
-        """The outcome for these rows. QueueFullError when too many rows wait already.
+    async def submit(self, tensors: Tensors, rows: int, *, deadline: float = math.inf) -> Outcome:
+        """The outcome for these rows; errors as of `run`."""
+        size = sum(array.nbytes for array in tensors.values())
+        return await self.run(Ticket(tensors, rows, size=size, deadline=deadline))
 
-        Raises what `compute` raises for these rows; another caller's rows cannot make it fail.
+    async def run(self, ticket: Ticket) -> Outcome:
+        """What comes of a ticket, which may be run once only.
+
+        QueueFullError when too much waits already, DeadlineError when its time is over. Raises what
+        `compute` raises for these rows; another caller's rows cannot make it fail.
         """
-        if self._waiting and self._rows + rows > self._max_queue_rows:
-            raise QueueFullError(f"{self._rows} rows wait for the model already; try again later")
-        if rows <= self._inline_rows and not self._waiting and self._idle == self._runners:
-            return Outcome(self._compute(tensors), 0.0, rows)
         loop = asyncio.get_running_loop()
-        key = tuple((name, array.shape[1:]) for name, array in tensors.items())
-        item = _Waiting(tensors, rows, key, self._clock.monotonic(), loop.create_future())
-        self._waiting.append(item)
-        self._rows += rows
-        self._dispatch(loop)
+        queue, limits = self._queue, self._limits
+        if self._is_full(ticket):
+            self._flush(loop)  # perhaps it is this turn only that brings so many
+            if self._is_full(ticket):
+                raise QueueFullError(
+                    f"{queue.rows} rows wait for the model already; try again later"
+                )
+        ticket.since = self._clock.monotonic()
+        ticket.future = loop.create_future()
+        ticket.key = self._key(ticket)
+        queue.add(ticket)
+        if queue.rows >= (self._inline.rows or limits.batch_rows):
+            self._flush(loop)  # enough for a batch: nobody need wait for more
+        elif not self._flushing:
+            self._flushing = True
+            loop.call_soon(self._flush, loop)
         try:
-            return await item.future
+            outcome: Outcome = await ticket.future
+            return outcome
         finally:
-            if item.queued:  # cancelled while waiting: neither rows nor memory count any more
-                item.queued = False
-                item.tensors = {}
-                self._rows -= rows
+            if ticket.timer is not None:
+                ticket.timer.cancel()
+            if ticket.queued:  # cancelled while waiting: neither rows nor memory count any more
+                queue.drop(ticket)
+                ticket.tensors = {}
 
     def close(self) -> None:
         """Let the runners end; callers that still wait are told that the model is gone."""
         for _ in range(self._runners):
             self._jobs.put(None)
-        for item in self._waiting:
-            if not item.future.done():
-                item.future.set_exception(ModelFailedError("the server is shutting down"))
-        self._waiting.clear()
+        while (ticket := self._queue.oldest()) is not None:
+            self._queue.drop(ticket)
+            if not ticket.future.done():
+                ticket.future.set_exception(ModelFailedError("the server is shutting down"))
 
-    def _dispatch(self, loop: asyncio.AbstractEventLoop) -> None:
-        while self._idle and (batch := self._take()):
-            self._idle -= 1
-            self._jobs.put(_Job(batch, self._clock.monotonic(), loop))
+    def _is_full(self, more: Ticket) -> bool:
+        queue, limits = self._queue, self._limits
+        return queue.rows > 0 and (
+            queue.rows + more.rows > limits.queue_rows
+            or queue.bytes + more.size > limits.queue_bytes
+        )
 
-    def _take(self) -> list[_Waiting]:
-        """The longest run of like requests at the head of the queue: first come, first served."""
-        batch: list[_Waiting] = []
-        rows = 0
-        while self._waiting:
-            item = self._waiting[0]
-            if item.queued and batch:
-                full = rows + item.rows > self._max_batch_rows
-                if full or not self._batchable or item.key != batch[0].key:
-                    break
-            self._waiting.popleft()
-            if item.queued:
-                item.queued = False
-                self._rows -= item.rows
-                rows += item.rows
-                batch.append(item)
-        return batch
+    def _key(self, ticket: Ticket) -> Hashable:
+        if not self._batchable:
+            return ticket
+        if self._uniform:
+            return None
+        return tuple((name, array.shape[1:]) for name, array in sorted(ticket.tensors.items()))
+
+    def _flush(self, loop: asyncio.AbstractEventLoop) -> None:
+        """Run or hand over all that can be."""
+        self._flushing = False
+        queue, limits = self._queue, self._limits
+        while (oldest := queue.oldest()) is not None:
+            now = self._clock.monotonic()
+            if oldest.rows <= self._inline.rows:
+                tickets = self._take(now, max_rows=min(self._inline.rows, limits.batch_rows))
+                self._done(tickets, now, run_batch(self._compute, tickets))
+            elif self._idle:
+                tickets = self._take(now, max_rows=limits.batch_rows)
+                if tickets:
+                    for ticket in tickets:
+                        _watch(ticket, now, loop)
+                    self._idle -= 1
+                    self._jobs.put(_Job(tickets, now, loop))
+            else:
+                for ticket in queue.newest_first():
+                    if ticket.watched:
+                        return  # and so are all that came before it
+                    _watch(ticket, now, loop)
+                return
+
+    def _take(self, now: float, *, max_rows: int) -> list[Ticket]:
+        """The oldest request and what can be joined to it; what has expired is told so."""
+        tickets: list[Ticket] = []
+        rows = size = 0
+        queue = self._queue
+        first = queue.oldest()
+        while first is not None and (ticket := queue.oldest_like(first)) is not None:
+            if tickets and (
+                rows + ticket.rows > max_rows or size + ticket.size > self._limits.batch_bytes
+            ):
+                break
+            queue.drop(ticket)
+            if ticket.future.done():
+                continue
+            if ticket.deadline <= now:
+                _expire(ticket)
+                continue
+            rows += ticket.rows
+            size += ticket.size
+            tickets.append(ticket)
+        return tickets
 
     def _work(self) -> None:
         while (job := self._jobs.get()) is not None:
-            results = _run(self._compute, job.batch)
+            batches = run_batch(self._compute, job.tickets)
             try:
-                job.loop.call_soon_threadsafe(self._finish, job, results)
+                job.loop.call_soon_threadsafe(self._ran, job, batches)
             except RuntimeError:  # the loop is closed, and with it every caller
                 return
 
-    def _finish(self, job: _Job, results: list[_Result]) -> None:
+    def _ran(self, job: _Job, batches: list[Batch]) -> None:
         self._idle += 1
-        rows = sum(item.rows for item in job.batch)
-        for item, result in zip(job.batch, results, strict=True):
-            if item.future.done():
-                continue
-            if isinstance(result, BaseException):
-                item.future.set_exception(result)
-            else:
-                item.future.set_result(Outcome(result, job.started - item.since, rows))
-        self._dispatch(job.loop)
+        self._done(job.tickets, job.started, batches)
+        self._flush(job.loop)
+
+    def _done(self, tickets: list[Ticket], started: float, batches: list[Batch]) -> None:
+        if tickets:
+            self._inline.observe(self._clock.monotonic() - started)
+        for batch in batches:
+            batch.started = started
+            self._finish(batch)
 
 
-def _run(compute: Callable[[Tensors], Computed], batch: list[_Waiting]) -> list[_Result]:
-    """Each request's result: of the batch, or of the request alone if the batch fails.
-
-    One request that the model cannot take must not fail the others it happened to meet.
-    """
-    if len(batch) > 1:
-        try:
-            return _split(compute(_join(batch)), batch)
-        except Exception:
-            pass
-    return [_attempt(compute, item.tensors) for item in batch]
+def _watch(ticket: Ticket, now: float, loop: asyncio.AbstractEventLoop) -> None:
+    """See to it that a caller who has to wait hears in time that its time is over."""
+    if not ticket.watched:
+        ticket.watched = True
+        if ticket.deadline < math.inf:
+            ticket.timer = loop.call_later(ticket.deadline - now, _expire, ticket)
 
 
-def _attempt(compute: Callable[[Tensors], Computed], tensors: Tensors) -> _Result:
-    try:
-        return compute(tensors)
-    except BaseException as error:
-        return error
+def _expire(ticket: Ticket) -> None:
+    if not ticket.future.done():
+        ticket.future.set_exception(DeadlineError("no time was left to run the model"))
 
 
-def _join(batch: list[_Waiting]) -> Tensors:
-    return {
-        name: np.concatenate([item.tensors[name] for item in batch]) for name in batch[0].tensors
-    }
+class _Queue:
+    """Tickets in the order they came, over all and among their like."""
+
+    def __init__(self) -> None:
+        self.rows = 0
+        self.bytes = 0
+        self._all: deque[Ticket] = deque()
+        self._alike: dict[Hashable, deque[Ticket]] = {}
+
+    def add(self, ticket: Ticket) -> None:
+        ticket.queued = True
+        self.rows += ticket.rows
+        self.bytes += ticket.size
+        self._all.append(ticket)
+        alike = self._alike.get(ticket.key)
+        if alike is None:
+            alike = self._alike[ticket.key] = deque()
+        alike.append(ticket)
+
+    def drop(self, ticket: Ticket) -> None:
+        """Count a ticket no longer; it is passed over when it is come to."""
+        ticket.queued = False
+        self.rows -= ticket.rows
+        self.bytes -= ticket.size
+
+    def oldest(self) -> Ticket | None:
+        return _first(self._all)
+
+    def oldest_like(self, ticket: Ticket) -> Ticket | None:
+        alike = self._alike.get(ticket.key)
+        if alike is None:
+            return None
+        found = _first(alike)
+        if found is None:
+            del self._alike[ticket.key]
+        return found
+
+    def newest_first(self) -> Iterator[Ticket]:
+        return reversed(self._all)
 
 
-def _split(computed: Computed, batch: list[_Waiting]) -> list[_Result]:
-    results: list[_Result] = []
-    start = 0
-    total = sum(item.rows for item in batch)
-    for group in (computed.features, computed.predictions, computed.outputs):
-        if any(array.shape[:1] != (total,) for array in group.values()):
-            raise ValueError("a tensor does not have one row per row of the batch")
-    for item in batch:
-        rows = slice(start, start + item.rows)
-        start += item.rows
-        results.append(
-            Computed(
-                {name: array[rows] for name, array in computed.features.items()},
-                {name: array[rows] for name, array in computed.predictions.items()},
-                {name: array[rows] for name, array in computed.outputs.items()},
-            )
-        )
-    return results
+def _first(tickets: deque[Ticket]) -> Ticket | None:
+    while tickets:
+        if tickets[0].queued:
+            return tickets[0]
+        tickets.popleft()
+    return None

@@ -7,17 +7,19 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib.metadata import version
-from typing import Any, Literal
+from typing import Any
 
 from coalmine.arms import Arm
 from coalmine.clock import Clock
-from coalmine.protocol import InferenceCall, Tensors, TensorSpec
-from coalmine.records import InferenceRecord
+from coalmine.protocol import InferenceCall, TensorSpec
+from coalmine.records import InferenceRecord, RecordEmitter
 from coalmine.serving._asgi import Headers
+from coalmine.serving._deadline import header_timeout
+from coalmine.serving._delivery import Request
 from coalmine.serving._errors import (
     ModelFailedError,
     OverloadedError,
@@ -45,6 +47,9 @@ class Limits:
 
     max_concurrency: int
     """Requests at once."""
+
+    request_timeout: float = math.inf
+    """Seconds that a request may take."""
 
 
 class Dataplane:
@@ -106,75 +111,60 @@ class Dataplane:
             "outputs": [_described(spec) for spec in served.signature.outputs],
         }
 
-    @contextmanager
-    def admitted(self) -> Iterator[None]:
-        """Hold one of the places for requests; TooManyRequestsError if all are taken."""
+    def admit(self) -> None:
+        """Take one of the places for requests; TooManyRequestsError if all are taken."""
         if self._inflight >= self.limits.max_concurrency:
             raise TooManyRequestsError(f"{self._inflight} requests are being answered already")
         self._inflight += 1
-        try:
-            yield
-        finally:
-            self._inflight -= 1
 
-    async def infer(
-        self,
-        servable: Servable,
-        call: InferenceCall,
-        *,
-        protocol: Literal["v1", "v2", "grpc"],
-        request_id: str,
-        arrived: float,
-        encode: Callable[[Tensors], bytes],
-    ) -> bytes:
-        """Answer a call; the record is kept before the caller can send the answer.
+    def release(self) -> None:
+        """Give back a place that was taken."""
+        self._inflight -= 1
 
-        `arrived` is a reading of the monotonic clock. `encode` writes the response: it is part of
-        the latency, and of what can fail.
-        """
-        time = self.clock.time() - (self.clock.monotonic() - arrived)
-        emitter = servable.emitter
+    def deadline(self, began: float, headers: Mapping[bytes, bytes], call: InferenceCall) -> float:
+        """Until when a request that began then is worth running, on the monotonic clock."""
+        left = min(header_timeout(headers), call.timeout, self.limits.request_timeout)
+        return began + left
+
+    async def infer(self, servable: Servable, request: Request) -> Any:
+        """The request's reply; the record is kept before the caller can send it."""
         servable.calls += 1
         try:
-            outcome = await servable.infer(call)
-            body = encode(outcome.computed.outputs)
-            servable.metrics.batched(outcome.batch_rows, outcome.queue_seconds)
-            if call.rows and emitter is not None:
-                emitter.emit(
-                    InferenceRecord(
-                        request_id,
-                        time,
-                        protocol,
-                        self._microseconds(arrived),
-                        outcome.computed.features,
-                        outcome.computed.predictions,
-                        200,
-                        int(outcome.queue_seconds * 1e6),
-                        outcome.batch_rows,
-                    )
-                )
-            return body
+            await servable.answer(request)
+            return request.reply
         except ModelFailedError as error:
-            if emitter is not None:
-                took = self._microseconds(arrived)
-                status, text = http_status(error), str(error)
-                emitter.emit(
-                    InferenceRecord(request_id, time, protocol, took, {}, None, status, error=text)
-                )
+            if servable.emitter is not None:
+                self._record_failure(servable.emitter, request, error)
             raise
         finally:
             servable.calls -= 1
 
     def count(
-        self, servable: Servable | None, protocol: str, error: Exception | None, arrived: float
+        self, servable: Servable | None, protocol: str, error: Exception, arrived: float
     ) -> None:
-        """Count an answered request; `error` is why it was refused, if it was."""
+        """Count a request that is refused because of the error."""
         servable = servable or self.repository.only
         metrics = self._nobody if servable is None else servable.metrics
         if isinstance(error, OverloadedError):
             metrics.shed(error.reason)
-        status = 200 if error is None else http_status(error)
-        metrics.answered(protocol, status, self.clock.monotonic() - arrived)
+        metrics.answered(protocol, http_status(error), self.clock.monotonic() - arrived)
+
+    def _record_failure(
+        self, emitter: RecordEmitter, request: Request, error: ModelFailedError
+    ) -> None:
+        took = self.clock.monotonic() - request.arrived
+        emitter.emit(
+            InferenceRecord(
+                request.request_id,
+                self.clock.time() - took,
+                request.protocol,
+                int(took * 1e6),
+                {},
+                None,
+                http_status(error),
+                error=str(error),
+            )
+        )
 
     async def start(self) -> None:
         """Start shipping records."""
@@ -197,9 +187,6 @@ class Dataplane:
         """Stop the model, ship the last records, and keep what cannot be shipped on disk."""
         self.repository.close()
         await self._recording.close()
-
-    def _microseconds(self, since: float) -> int:
-        return int((self.clock.monotonic() - since) * 1e6)
 
 
 def _described(spec: TensorSpec) -> dict[str, Any]:

@@ -11,7 +11,8 @@
     ├── EncodingError           a compressed body
     └── OverloadedError         not now; `retry_after` seconds later, perhaps
         ├── TooManyRequestsError    too many at once
-        └── QueueFullError          too many rows wait for the model
+        ├── QueueFullError          too many rows wait for the model
+        └── DeadlineError           its time was over before the model had answered it
 
 A client's mistake is a `coalmine.protocol.ProtocolError`.
 """
@@ -20,6 +21,7 @@ from __future__ import annotations
 
 __all__ = [
     "BodyTooLargeError",
+    "DeadlineError",
     "EncodingError",
     "ModelFailedError",
     "ModelLoadError",
@@ -89,3 +91,9 @@ class QueueFullError(OverloadedError):
     """Too many rows wait for the model."""
 
     reason = "queue"
+
+
+class DeadlineError(OverloadedError):
+    """The request's time was over before the model had answered it."""
+
+    reason = "deadline"

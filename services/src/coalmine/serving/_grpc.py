@@ -16,6 +16,7 @@ from coalmine.protocol import MalformedRequestError
 from coalmine.protocol.protobuf import decode_infer, encode_infer, message_class, parse
 from coalmine.serving._asgi import ClientGoneError, Headers, Receive, Scope, Send, read_body
 from coalmine.serving._dataplane import Dataplane
+from coalmine.serving._delivery import Request
 from coalmine.serving._encoding import inflate
 from coalmine.serving._errors import (
     EncodingError,
@@ -38,6 +39,7 @@ _CONTENT = [
     (b"content-type", b"application/grpc"),
     (b"grpc-accept-encoding", b"identity,gzip,deflate"),
 ]
+_DONE = {"type": "http.response.trailers", "headers": [(b"grpc-status", b"0")]}
 _PLAIN = " !#$&'()*+,/:;=?@[]"
 _Method = Callable[[bytes], Awaitable[bytes]]
 
@@ -61,16 +63,21 @@ class GrpcEdge:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one call."""
+        plane = self._plane
         method = scope["path"].removeprefix(SERVICE)
-        call = _Call(self._plane, dict(scope["headers"]), infers=method == "ModelInfer")
+        call = _Call(plane, dict(scope["headers"]), infers=method == "ModelInfer")
         if not call.infers:
             await self._answer(self._methods.get(method, _unimplemented), call, receive, send)
             return
         try:
-            with self._plane.admitted():
-                await self._answer(call.infer, call, receive, send)
+            plane.admit()
         except TooManyRequestsError as error:
             await self._refuse(error, call, send)
+            return
+        try:
+            await self._answer(call.infer, call, receive, send)
+        finally:
+            plane.release()
 
     async def _answer(self, method: _Method, call: _Call, receive: Receive, send: Send) -> None:
         try:
@@ -86,12 +93,9 @@ class GrpcEdge:
         except Exception as error:
             await self._refuse(error, call, send)
             return
-        if call.infers:
-            self._plane.count(call.servable, "grpc", None, call.arrived)
         await send(_start([*call.identity(), *self._plane.identity(call.servable)], trailers=True))
-        frame = _FRAME.pack(0, len(reply)) + reply
-        await send({"type": "http.response.body", "body": frame})
-        await send({"type": "http.response.trailers", "headers": [(b"grpc-status", b"0")]})
+        await send({"type": "http.response.body", "body": _FRAME.pack(0, len(reply)) + reply})
+        await send(_DONE)
 
     async def _refuse(self, error: Exception, call: _Call, send: Send) -> None:
         if call.infers:
@@ -160,7 +164,7 @@ class _Call:
         self.servable: Servable | None = None
         self.headers = headers
         self.infers = infers
-        self.arrived = plane.clock.monotonic()
+        self.arrived = self._began = plane.clock.monotonic()
 
     def identity(self) -> Headers:
         """The request's id, as metadata of the response."""
@@ -168,16 +172,17 @@ class _Call:
             self._id = request_id(self.headers, None, self._plane.clock)
         return [(b"x-request-id", self._id.encode())]
 
-    async def infer(self, payload: bytes) -> bytes:
+    async def infer(self, payload: bytes | memoryview) -> bytes:
         """Answer a ModelInferRequest."""
-        plane = self._plane
+        plane, began = self._plane, self._began
         message = parse("ModelInferRequest", payload)
         identifier = self._id = request_id(self.headers, message.id or None, plane.clock)
         servable = self.servable = plane.serve(message.model_name, message.model_version)
         call = decode_infer(message, servable.signature)
-        return await plane.infer(
-            servable,
-            call,
+        request = Request(
+            call.tensors,
+            call.rows,
+            size=len(payload),
             protocol="grpc",
             request_id=identifier,
             arrived=self.arrived,
@@ -188,7 +193,10 @@ class _Call:
                 model_version=servable.version,
                 request_id=call.id or identifier,
             ),
+            deadline=plane.deadline(began, self.headers, call),
         )
+        reply: bytes = await plane.infer(servable, request)
+        return reply
 
 
 async def _unimplemented(payload: bytes) -> bytes:

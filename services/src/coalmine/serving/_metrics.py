@@ -1,11 +1,16 @@
-"""What a model server counts, for Prometheus."""
+"""What a model server counts, for Prometheus.
+
+A request touches plain numbers only; they become metric families when Prometheus asks. (A counter
+of `prometheus_client` costs a lock and a microsecond, and a request has half a dozen of them.)
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from bisect import bisect_left
+from collections.abc import Callable, Iterable, Sequence
 
-from prometheus_client import CollectorRegistry, Counter, Histogram, generate_latest
-from prometheus_client.core import Metric
+from prometheus_client import CollectorRegistry, generate_latest
+from prometheus_client.core import CounterMetricFamily, HistogramMetricFamily, Metric
 from prometheus_client.registry import Collector
 
 __all__ = ["ModelMetrics", "ServerMetrics"]
@@ -16,6 +21,53 @@ _SECONDS = (
 _ROWS = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024, 2048, 4096)
 _MODEL = ("model_name", "revision", "arm")
 _PROTOCOLS = ("v1", "v2", "grpc")
+_REASONS = ("concurrency", "queue", "deadline")
+
+
+class _Histogram:
+    """Counts per bucket, and the sum. Written by one thread only."""
+
+    __slots__ = ("_bounds", "counts", "sum")
+
+    def __init__(self, bounds: Sequence[float]) -> None:
+        self._bounds = bounds
+        self.counts = [0] * (len(bounds) + 1)
+        self.sum = 0.0
+
+    def observe(self, value: float, times: int = 1) -> None:
+        self.counts[bisect_left(self._bounds, value)] += times
+        self.sum += value * times
+
+    def add_to(self, family: HistogramMetricFamily, labels: Sequence[str]) -> None:
+        total = 0
+        buckets = []
+        for bound, count in zip((*self._bounds, float("inf")), self.counts, strict=True):
+            total += count
+            buckets.append((_bound(bound), float(total)))
+        family.add_metric(labels, buckets, self.sum)
+
+
+class ModelMetrics:
+    """The numbers of one version of one model. Used on the event loop only."""
+
+    def __init__(self) -> None:
+        self.requests: dict[tuple[str, int], int] = {}
+        """By protocol and HTTP status."""
+
+        self.durations = {protocol: _Histogram(_SECONDS) for protocol in _PROTOCOLS}
+        self.rows = _Histogram(_ROWS)
+        self.queue = _Histogram(_SECONDS)
+        self.refused = dict.fromkeys(_REASONS, 0)
+
+    def answered(self, protocol: str, status: int, seconds: float) -> None:
+        """Count one request."""
+        key = (protocol, status)
+        self.requests[key] = self.requests.get(key, 0) + 1
+        self.durations[protocol].observe(seconds)
+
+    def shed(self, reason: str) -> None:
+        """Count a request that was refused."""
+        self.refused[reason] = self.refused.get(reason, 0) + 1
 
 
 class ServerMetrics:
@@ -23,47 +75,12 @@ class ServerMetrics:
 
     def __init__(self, registry: CollectorRegistry) -> None:
         self.registry = registry
-        self.requests = Counter(
-            "coalmine_requests_total",
-            "Inference requests answered, by HTTP status (also of gRPC calls).",
-            (*_MODEL, "protocol", "status"),
-            registry=registry,
-        )
-        self.durations = Histogram(
-            "coalmine_request_duration_seconds",
-            "From the end of the request's body to the start of the response.",
-            (*_MODEL, "protocol"),
-            registry=registry,
-            buckets=_SECONDS,
-        )
-        self.rows = Histogram(
-            "coalmine_batch_rows",
-            "Rows of the batch a request was run in.",
-            _MODEL,
-            registry=registry,
-            buckets=_ROWS,
-        )
-        self.queue = Histogram(
-            "coalmine_queue_duration_seconds",
-            "Time a request waited for a runner.",
-            _MODEL,
-            registry=registry,
-            buckets=_SECONDS,
-        )
-        self.shed = Counter(
-            "coalmine_requests_shed_total",
-            "Requests refused since the server had too much to do.",
-            (*_MODEL, "reason"),
-            registry=registry,
-        )
         self._models: dict[tuple[str, str, str], ModelMetrics] = {}
+        self.watch(self._families)
 
     def of_model(self, *, model_name: str, revision: str, arm: str) -> ModelMetrics:
         """The metrics of one version of one model; the same ones when it comes back."""
-        labels = (model_name, revision, arm)
-        if labels not in self._models:
-            self._models[labels] = ModelMetrics(self, labels)
-        return self._models[labels]
+        return self._models.setdefault((model_name, revision, arm), ModelMetrics())
 
     def watch(self, collect: Callable[[], Iterable[Metric]]) -> None:
         """Show what `collect` reads when Prometheus asks."""
@@ -73,36 +90,44 @@ class ServerMetrics:
         """The Prometheus text."""
         return generate_latest(self.registry)
 
+    def _families(self) -> Iterable[Metric]:
+        requests = CounterMetricFamily(
+            "coalmine_requests",
+            "Inference requests answered, by HTTP status (also of gRPC calls).",
+            labels=(*_MODEL, "protocol", "status"),
+        )
+        durations = HistogramMetricFamily(
+            "coalmine_request_duration_seconds",
+            "From the end of the request's body to the start of the response.",
+            labels=(*_MODEL, "protocol"),
+        )
+        rows = HistogramMetricFamily(
+            "coalmine_batch_rows", "Rows of the batch a request was run in.", labels=_MODEL
+        )
+        queue = HistogramMetricFamily(
+            "coalmine_queue_duration_seconds",
+            "Time from a request's arrival in the queue to the start of its batch.",
+            labels=_MODEL,
+        )
+        shed = CounterMetricFamily(
+            "coalmine_requests_shed",
+            "Requests refused since the server had too much to do.",
+            labels=(*_MODEL, "reason"),
+        )
+        for labels, model in list(self._models.items()):
+            for (protocol, status), count in list(model.requests.items()):
+                requests.add_metric((*labels, protocol, str(status)), count)
+            for protocol, histogram in model.durations.items():
+                histogram.add_to(durations, (*labels, protocol))
+            model.rows.add_to(rows, labels)
+            model.queue.add_to(queue, labels)
+            for reason, count in list(model.refused.items()):
+                shed.add_metric((*labels, reason), count)
+        return (requests, durations, rows, queue, shed)
 
-class ModelMetrics:
-    """One arm's metrics. The children of each label set are made once: a look-up costs more."""
 
-    def __init__(self, server: ServerMetrics, labels: tuple[str, str, str]) -> None:
-        self._labels = labels
-        self._requests = server.requests
-        self._durations = {p: server.durations.labels(*labels, p) for p in _PROTOCOLS}
-        self._rows = server.rows.labels(*labels)
-        self._queue = server.queue.labels(*labels)
-        self._shed = {r: server.shed.labels(*labels, r) for r in ("concurrency", "queue")}
-        self._answered: dict[tuple[str, int], Counter] = {}
-
-    def answered(self, protocol: str, status: int, seconds: float) -> None:
-        """Count one request."""
-        counter = self._answered.get((protocol, status))
-        if counter is None:
-            counter = self._requests.labels(*self._labels, protocol, str(status))
-            self._answered[protocol, status] = counter
-        counter.inc()
-        self._durations[protocol].observe(seconds)
-
-    def batched(self, rows: int, queue_seconds: float) -> None:
-        """Note the batch a request was run in."""
-        self._rows.observe(rows)
-        self._queue.observe(queue_seconds)
-
-    def shed(self, reason: str) -> None:
-        """Count a request that was refused."""
-        self._shed[reason].inc()
+def _bound(value: float) -> str:
+    return "+Inf" if value == float("inf") else str(float(value))
 
 
 class _Collector(Collector):

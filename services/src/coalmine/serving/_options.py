@@ -9,12 +9,13 @@ from typing import Any, Literal
 
 from coalmine.arms import Arm
 
-__all__ = ["OPTIONS_VARIABLE", "NonFiniteKind", "ServeOptions", "ServerKind"]
+__all__ = ["OPTIONS_VARIABLE", "InlineKindName", "NonFiniteKind", "ServeOptions", "ServerKind"]
 
 #: Environment variable that hands the options to a process.
 OPTIONS_VARIABLE = "COALMINE_SERVE_OPTIONS"
 
 ServerKind = Literal["pyvoy", "uvicorn"]
+InlineKindName = Literal["auto", "always", "never"]
 #: `coalmine.protocol.NonFinite`, whose import costs numpy.
 NonFiniteKind = Literal["missing", "allow", "reject"]
 
@@ -80,8 +81,25 @@ class ServeOptions:
     max_concurrency: int = 1024
     """Requests at once; more are answered 429."""
 
+    inline: InlineKindName = "auto"
+    """Whether the event loop runs batches itself: "auto": if that is cheaper than to hand them to
+    another thread, as measured at warm-up and corrected later; "always"; "never"."""
+
+    max_batch_rows: int = 4096
+    """Rows that are run at once. A larger request is run whole, and alone."""
+
+    max_batch_bytes: int = 64 * 1024**2
+    """Bytes of requests that are run at once."""
+
     max_queue_rows: int = 16384
     """Rows waiting for the model; more are answered 503."""
+
+    max_queue_bytes: int = 256 * 1024**2
+    """Bytes of requests waiting for the model; more are answered 503."""
+
+    request_timeout: float | None = None
+    """Seconds that a request may take; one that waits longer for the model is answered 504. None:
+    as long as the client says, or for ever."""
 
     max_spool: int = 256 * 1024**2
     """Bytes of records kept while the collector is away; more are dropped and counted."""

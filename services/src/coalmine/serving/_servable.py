@@ -22,8 +22,11 @@ from coalmine.protocol import (
 )
 from coalmine.records import RecordEmitter
 from coalmine.serving._asgi import Headers
-from coalmine.serving._batcher import Batcher, Computed, Outcome
+from coalmine.serving._batch import Batch, Computed, Outcome
+from coalmine.serving._batcher import Batcher, BatchLimits
+from coalmine.serving._delivery import Request, deliver
 from coalmine.serving._errors import ModelFailedError, ModelLoadError, WrongOutputError
+from coalmine.serving._inline import InlineKind, InlinePolicy
 from coalmine.serving._metrics import ModelMetrics
 from coalmine.serving._model import Runnable
 from coalmine.serving._open import Opened, open_model
@@ -34,12 +37,9 @@ __all__ = ["Servable"]
 
 _log = logging.getLogger("coalmine.serving")
 
-#: What handing a batch to another thread and back costs a request, in seconds. Running a cheaper
-#: model in place is faster for the caller and no slower for the others.
-_HAND_OVER = 100e-6
-_MOST_INLINE = 1024
 _PROBES = 5
 _PROBE_ROWS = 64
+_ALL_ROWS = 2**31
 
 
 @dataclass(frozen=True)
@@ -87,6 +87,7 @@ class Servable:
     identity: Headers
     #: Calls that have begun and are not answered yet; a replaced servable is closed at zero.
     calls: int = 0
+    _hosted: bool = False
 
     def __init__(
         self,
@@ -96,7 +97,8 @@ class Servable:
         model: Runnable,
         card: ModelCard,
         transformer: Transforming | None,
-        max_queue_rows: int,
+        limits: BatchLimits,
+        inline: InlineKind = "auto",
         non_finite: NonFinite = "missing",
         clock: Clock = SYSTEM_CLOCK,
     ) -> None:
@@ -108,13 +110,20 @@ class Servable:
         self._model = model
         inputs = model.signature.inputs if transformer is None else tuple(transformer.inputs)
         self.signature = Signature(inputs, model.signature.outputs, non_finite)
+        self._clock = clock
+        self._empty = {
+            spec.name: np.empty((0, *(max(n, 0) for n in spec.shape[1:])), dtype=spec.dtype)
+            for spec in self.signature.outputs
+        }
         self._compute = _Compute(model, transformer)
         specs = (*inputs, *model.signature.inputs)
         self._batcher = Batcher(
             self._compute,
             batchable=model.batchable and all(spec.shape[:1] == (-1,) for spec in specs),
-            inline_rows=self._warm_up(clock),
-            max_queue_rows=max_queue_rows,
+            uniform=not any(-1 in spec.shape[1:] for spec in inputs),
+            inline=self._warm_up(inline),
+            limits=limits,
+            finish=self._finish,
             clock=clock,
         )
 
@@ -132,13 +141,20 @@ class Servable:
             model=opened.model,
             card=opened.card,
             transformer=load_transformer(options.transformer) if options.transformer else None,
-            max_queue_rows=options.max_queue_rows,
+            limits=BatchLimits(
+                batch_rows=options.max_batch_rows,
+                batch_bytes=options.max_batch_bytes,
+                queue_rows=options.max_queue_rows,
+                queue_bytes=options.max_queue_bytes,
+            ),
+            inline=options.inline,
             non_finite=options.non_finite,
             clock=clock,
         )
 
     def host(self, *, arm: Arm, metrics: ModelMetrics, emitter: RecordEmitter | None) -> None:
         """Make it a server's: `Dataplane` needs this."""
+        self._hosted = True
         self.arm = arm
         self.metrics = metrics
         self.emitter = emitter
@@ -153,46 +169,70 @@ class Servable:
         return self._batcher.queued_rows
 
     async def infer(self, call: InferenceCall) -> Outcome:
-        """Answer a call. ModelFailedError, QueueFullError, or SignatureError by the transformer."""
+        """Answer a call. ModelFailedError, OverloadedError, or a transformer's SignatureError."""
         if call.rows == 0 and call.tensors:
-            empty = {
-                spec.name: np.empty((0, *(max(n, 0) for n in spec.shape[1:])), dtype=spec.dtype)
-                for spec in self.signature.outputs
-            }
-            return Outcome(Computed({}, empty, empty), 0.0, 0)
+            return Outcome(Computed({}, self._empty, self._empty), 0.0, 0)
         return await self._batcher.submit(call.tensors, call.rows)
+
+    async def answer(self, request: Request) -> None:
+        """Answer a request of the server that is host: written (`reply`), counted and recorded.
+
+        Raises what `infer` raises, and what the request's `encode` does.
+        """
+        if request.rows:
+            await self._batcher.run(request)
+            return
+        request.reply = request.encode(self._empty)
+        took = self._clock.monotonic() - request.arrived
+        self.metrics.answered(request.protocol, 200, took)
+
+    def _finish(self, batch: Batch) -> None:
+        if not self._hosted:
+            batch.settle()
+            return
+        try:
+            deliver(batch, metrics=self.metrics, emitter=self.emitter, clock=self._clock)
+        except Exception as error:  # a fault of ours must not let anybody wait for ever
+            _log.exception("a batch could not be answered")
+            batch.fail(error)
 
     def close(self) -> None:
         """Stop the runners, then release the model."""
         self._batcher.close()
         self._model.close()
 
-    def _warm_up(self, clock: Clock) -> int:
-        """Run the model before anyone waits for it; the rows up to which it runs in place."""
+    def _warm_up(self, inline: InlineKind) -> InlinePolicy:
+        """Run the model before anyone waits for it, and find out whether to run it in place."""
+        measured = self._measure()
+        if inline == "always":
+            return InlinePolicy(_ALL_ROWS)
+        if inline == "never" or measured is None:
+            return InlinePolicy(0)
+        return InlinePolicy.measured(*measured)
+
+    def _measure(self) -> tuple[float, float] | None:
+        """Seconds that one row takes, and each further one; None if a sample says nothing."""
         fastest: dict[int, float] = {}
         for rows in (1, _PROBE_ROWS):
             sample = {spec.name: _sample(spec, rows) for spec in self.signature.inputs}
             for _ in range(_PROBES):
-                start = clock.monotonic()
+                start = self._clock.monotonic()
                 try:
                     computed = self._compute(sample)
                 except SignatureError:
-                    return 0  # a transformer that needs real data, an image say
+                    return None  # a transformer that needs real data, an image say
                 except WrongOutputError as error:
                     raise ModelLoadError(f"on a sample, {error}") from error
                 except ModelFailedError as error:
                     if any(-1 in spec.shape[1:] for spec in self.signature.inputs):
-                        return 0  # the sizes we guessed need not fit together
+                        return None  # the sizes we guessed need not fit together
                     raise ModelLoadError(
                         f"the model fails on a sample: {error.__cause__}"
                     ) from error
-                took = clock.monotonic() - start
+                took = self._clock.monotonic() - start
                 fastest[rows] = min(took, fastest.get(rows, took))
             self._check_outputs(computed)
-        per_row = (fastest[_PROBE_ROWS] - fastest[1]) / (_PROBE_ROWS - 1)
-        if fastest[1] >= _HAND_OVER:
-            return 0
-        return min(_MOST_INLINE, int(1 + (_HAND_OVER - fastest[1]) / max(per_row, 1e-9)))
+        return fastest[1], (fastest[_PROBE_ROWS] - fastest[1]) / (_PROBE_ROWS - 1)
 
     def _check_outputs(self, computed: Computed) -> None:
         missing = [n for n in self.signature.output_names if n not in computed.outputs]

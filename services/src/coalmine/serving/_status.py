@@ -5,6 +5,7 @@ from __future__ import annotations
 from coalmine.protocol import ProtocolError
 from coalmine.serving._errors import (
     BodyTooLargeError,
+    DeadlineError,
     EncodingError,
     ModelFailedError,
     ModelLoadError,
@@ -28,6 +29,7 @@ _CODES: dict[type[BaseException], tuple[int, int]] = {
     EncodingError: (415, 12),  # UNIMPLEMENTED
     TooManyRequestsError: (429, 8),  # RESOURCE_EXHAUSTED
     QueueFullError: (503, 14),  # UNAVAILABLE
+    DeadlineError: (504, 4),  # DEADLINE_EXCEEDED
     OverloadedError: (503, 14),
     ModelFailedError: (500, 13),  # INTERNAL
     BaseException: (500, 13),

@@ -1,0 +1,170 @@
+"""A batch: requests that are run together, and each one's share of what comes of it."""
+
+from __future__ import annotations
+
+import asyncio
+import math
+from collections.abc import Callable, Hashable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from coalmine.protocol import Tensors
+
+__all__ = ["Batch", "Computed", "Outcome", "Ticket", "run_batch"]
+
+
+@dataclass(frozen=True, slots=True)
+class Computed:
+    """What running a batch gives: what the network was given, and what is answered."""
+
+    features: Tensors
+    predictions: Tensors
+    """The network's own outputs, for the record."""
+
+    outputs: Tensors
+    """What the client gets."""
+
+    def rows(self, start: int, stop: int) -> Computed:
+        """The share of some rows."""
+        return Computed(
+            _rows(self.features, start, stop),
+            _rows(self.predictions, start, stop),
+            _rows(self.outputs, start, stop),
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """One caller's share of a batch."""
+
+    computed: Computed
+    queue_seconds: float
+    batch_rows: int
+
+
+class Ticket:
+    """A request's place in the queue. It is run once; `future` is made when it joins the queue."""
+
+    __slots__ = (
+        "deadline",
+        "future",
+        "key",
+        "queued",
+        "rows",
+        "since",
+        "size",
+        "tensors",
+        "timer",
+        "watched",
+    )
+
+    future: asyncio.Future[Any]
+    key: Hashable
+
+    def __init__(
+        self, tensors: Tensors, rows: int, *, size: int, deadline: float = math.inf
+    ) -> None:
+        self.tensors = tensors
+        self.rows = rows
+        self.size = size
+        """Bytes, about, that it holds while it waits."""
+
+        self.deadline = deadline
+        """On the monotonic clock; what has not begun by then is not run."""
+
+        self.since = 0.0
+        self.queued = False
+        self.watched = False
+        self.timer: asyncio.TimerHandle | None = None
+
+
+@dataclass(slots=True)
+class Batch:
+    """Tickets that were run together. `computed` has their rows, one ticket's after another's."""
+
+    tickets: Sequence[Ticket]
+    rows: int
+    computed: Computed | None = None
+    error: BaseException | None = None
+    """Why there is nothing computed; then there is only one ticket."""
+
+    started: float = 0.0
+    """When it was taken from the queue, on the monotonic clock."""
+
+    def settle(self) -> None:
+        """Tell each caller that still waits its share, or its error."""
+        if self.error is not None:
+            self.fail(self.error)
+            return
+        assert self.computed is not None
+        stop = 0
+        for ticket in self.tickets:
+            start, stop = stop, stop + ticket.rows
+            if not ticket.future.done():
+                alone = len(self.tickets) == 1
+                share = self.computed if alone else self.computed.rows(start, stop)
+                waited = self.started - ticket.since
+                ticket.future.set_result(Outcome(share, waited, self.rows))
+
+    def fail(self, error: BaseException) -> None:
+        """Tell each caller that still waits this error."""
+        for ticket in self.tickets:
+            if not ticket.future.done():
+                ticket.future.set_exception(error)
+
+    def share(self, tickets: Sequence[Ticket]) -> Computed:
+        """What was computed for some of the tickets, in their order in the batch."""
+        assert self.computed is not None
+        wanted = set(map(id, tickets))
+        chosen = np.repeat(
+            [id(ticket) in wanted for ticket in self.tickets],
+            [ticket.rows for ticket in self.tickets],
+        )
+        groups = (self.computed.features, self.computed.predictions, self.computed.outputs)
+        return Computed(
+            *({name: array[chosen] for name, array in tensors.items()} for tensors in groups)
+        )
+
+
+def run_batch(compute: Callable[[Tensors], Computed], tickets: Sequence[Ticket]) -> list[Batch]:
+    """Run the tickets together, or each alone if that fails.
+
+    One request that the model cannot take must not fail the others it happened to meet.
+    """
+    if len(tickets) > 1:
+        rows = sum([ticket.rows for ticket in tickets])
+        try:
+            computed = compute(_join(tickets))
+            _check(computed, rows)
+        except Exception:
+            pass
+        else:
+            return [Batch(tickets, rows, computed)]
+    return [_alone(compute, ticket) for ticket in tickets]
+
+
+def _alone(compute: Callable[[Tensors], Computed], ticket: Ticket) -> Batch:
+    try:
+        return Batch([ticket], ticket.rows, compute(ticket.tensors))
+    except BaseException as error:
+        return Batch([ticket], ticket.rows, error=error)
+
+
+def _join(tickets: Sequence[Ticket]) -> Tensors:
+    return {
+        name: np.concatenate([ticket.tensors[name] for ticket in tickets])
+        for name in tickets[0].tensors
+    }
+
+
+def _check(computed: Computed, rows: int) -> None:
+    for group in (computed.features, computed.predictions, computed.outputs):
+        for array in group.values():
+            if array.shape[:1] != (rows,):
+                raise ValueError("a tensor does not have one row per row of the batch")
+
+
+def _rows(tensors: Tensors, start: int, stop: int) -> Tensors:
+    return {name: array[start:stop] for name, array in tensors.items()}

@@ -1,0 +1,59 @@
+"""Whether a batch is run in place, on the event loop, or handed to a runner.
+
+Handing over costs a request about 0.1 ms, so a cheaper model is faster in place, for the caller and
+for all others. What is cheap is measured when the model is warmed up, and corrected when it turns
+out to be wrong: data may be larger than the sample, and a transformer may wait for something.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+from typing import Literal
+
+__all__ = ["InlineKind", "InlinePolicy"]
+
+InlineKind = Literal["auto", "always", "never"]
+
+#: What handing a batch to another thread and back costs a request, in seconds.
+_HAND_OVER = 100e-6
+#: On a single core a runner cannot run beside the event loop: it only takes turns with it.
+_ONE_CORE = 1e-3
+#: A run in place that took so many seconds held up everybody else.
+_TOO_LONG = 20e-3
+#: After one, so many batches in a row must be cheap until the model is run in place again.
+_TRUST = 64
+_MOST_ROWS = 1024
+
+
+class InlinePolicy:
+    """`rows`: the most that may be run in place now; 0: nothing."""
+
+    __slots__ = ("_cheap", "_needed", "_rows", "_seconds", "rows")
+
+    def __init__(self, rows: int, *, seconds: float = math.inf) -> None:
+        self.rows = self._rows = rows
+        self._seconds = seconds
+        """What a batch may take until it is mistrusted; infinite if it always runs so."""
+
+        self._cheap = 0
+        self._needed = _TRUST
+
+    @classmethod
+    def measured(cls, one: float, per_row: float) -> InlinePolicy:
+        """For a model that takes `one` seconds for one row and `per_row` for each further one."""
+        limit = _HAND_OVER if len(os.sched_getaffinity(0)) > 1 else _ONE_CORE
+        if one >= limit:
+            return cls(0)
+        rows = int(1 + (limit - one) / max(per_row, 1e-9))
+        return cls(min(_MOST_ROWS, rows), seconds=_TOO_LONG)
+
+    def observe(self, seconds: float) -> None:
+        """Note how long a batch took, wherever it ran."""
+        if seconds > self._seconds:
+            self.rows = self._cheap = 0
+            self._needed *= 2
+        elif not self.rows and self._rows:
+            self._cheap += 1
+            if self._cheap >= self._needed:
+                self.rows = self._rows
