@@ -11,11 +11,14 @@ MARK ?= not slow
 COMPILE := $(UV) pip compile --quiet --universal --python-version 3.11 --generate-hashes \
 	--no-emit-index-url --no-annotate --custom-compile-command "make lock"
 
-.PHONY: help setup lock check format test demo bench clean
+# One environment each for the servers that Coalmine is measured beside.
+PEERS := $(basename $(notdir $(wildcard loadtests/peers/*.in)))
+
+.PHONY: help setup lock check format test demo bench bench-serving clean
 .DEFAULT_GOAL := help
 
 help: ## Show this help
-	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /\1\t/' | expand -t 12
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 16
 
 setup: $(VENV)/.done ## Make .venv from the lock, with the members installed editable
 
@@ -35,6 +38,7 @@ lock: | $(UV) ## Resolve the dependencies again and rewrite requirements/*.txt
 		pyproject.toml -o requirements/dev.txt
 	$(COMPILE) services/pyproject.toml --extra serving -c requirements/dev.txt -o requirements/services.txt
 	$(COMPILE) monitors/pyproject.toml --no-emit-package coalmine -c requirements/dev.txt -o requirements/monitors.txt
+	for peer in $(PEERS); do $(COMPILE) loadtests/peers/$$peer.in -o requirements/bench-$$peer.txt; done
 
 check: setup ## Lint, format check, types and import contracts
 	$(BIN)/ruff check .
@@ -55,5 +59,8 @@ demo: setup ## Run the whole loop once, unattended, and write a report to coalmi
 bench: setup ## Measure, and print ratios
 	$(BIN)/coalmine bench
 
+bench-serving: setup ## Measure the server beside its peers (20 minutes; needs wrk, nghttp2-client, nginx-light)
+	$(BIN)/coalmine bench serving --docs docs/benchmarks.md --plots docs/benchmarks
+
 clean: ## Remove the environments, caches and local state
-	rm -rf $(VENV) .tools .coalmine .mypy_cache .ruff_cache .pytest_cache coalmine-report
+	rm -rf $(VENV) .tools .bench .coalmine .mypy_cache .ruff_cache .pytest_cache coalmine-report

@@ -74,7 +74,23 @@ def test_the_lock_satisfies_the_member(lock: str, member: str, extras: tuple[str
         )
 
 
-@pytest.mark.parametrize("lock", ["dev", "services", "monitors"])
+PEERS = sorted(path.stem for path in (ROOT / "loadtests" / "peers").glob("*.in"))
+
+
+@pytest.mark.parametrize("peer", PEERS)
+def test_a_peers_lock_is_what_it_asks_for_with_our_onnx_runtime(peer: str) -> None:
+    pins = locked(f"bench-{peer}")
+    lines = (ROOT / "loadtests" / "peers" / f"{peer}.in").read_text("utf-8").splitlines()
+    for requirement in map(Requirement, filter(None, (x.partition("#")[0] for x in lines))):
+        found = pins.get(requirement.name.lower(), set())
+        assert found, f"requirements/bench-{peer}.txt lacks {requirement}: run `make lock`"
+        assert all(requirement.specifier.contains(pin) for pin in found)
+    assert pins["onnxruntime"] == locked("dev")["onnxruntime"]
+
+
+@pytest.mark.parametrize(
+    "lock", ["dev", "services", "monitors", *(f"bench-{peer}" for peer in PEERS)]
+)
 def test_every_locked_package_has_hashes_and_no_index(lock: str) -> None:
     text = (ROOT / "requirements" / f"{lock}.txt").read_text("utf-8")
     assert "://" not in text
@@ -152,4 +168,4 @@ def test_make_help_lists_every_promised_target() -> None:
         ["make", "help"], cwd=ROOT, capture_output=True, text=True, check=True, env=os.environ
     ).stdout
     targets = {line.split()[0] for line in text.splitlines() if line.strip()}
-    assert {"help", "setup", "lock", "check", "test", "demo", "bench"} <= targets
+    assert {"help", "setup", "lock", "check", "test", "demo", "bench", "bench-serving"} <= targets

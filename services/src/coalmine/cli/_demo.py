@@ -1,4 +1,4 @@
-"""`coalmine demo` and `coalmine bench`: the whole loop shown, and measured."""
+"""`coalmine demo`: the whole loop shown."""
 
 from __future__ import annotations
 
@@ -20,9 +20,8 @@ class _Scenario(StrEnum):
 
 
 def register(app: typer.Typer) -> None:
-    """Add the commands of this module."""
+    """Add the command of this module."""
     app.command(epilog="Example:  coalmine demo --scenario cold --seed 3 --report out")(demo)
-    app.command(epilog="Example:  coalmine bench --seconds 5 --json bench.json")(bench)
 
 
 def demo(
@@ -64,29 +63,3 @@ def demo(
         keep_state=keep_state,
     )
     raise typer.Exit(run_demo(options))
-
-
-def bench(
-    url: Annotated[
-        str | None, typer.Option(help="A running gateway or server [default: one is started]")
-    ] = None,
-    model: Annotated[
-        Path | None, typer.Option(help="Model directory that --url serves", exists=True)
-    ] = None,
-    seconds: Annotated[float, typer.Option(help="Length of one measurement", min=0.1)] = 1.0,
-    rounds: Annotated[int, typer.Option(help="Measurements of each target", min=1)] = 3,
-    windows: Annotated[list[int] | None, typer.Option(help="Windows of one request")] = None,
-    connections: Annotated[list[int] | None, typer.Option(help="Requests at a time")] = None,
-    json: Annotated[Path | None, typer.Option(help="Write the numbers here too")] = None,
-) -> None:
-    """Measure the gateway and the model server against the same model in process, as ratios."""
-    from dataclasses import replace
-
-    from coalmine_loadtests.bench import BenchOptions, run_bench
-
-    options = BenchOptions(url=url, model=model, seconds=seconds, rounds=rounds, json=json)
-    if windows:
-        options = replace(options, windows=tuple(windows))
-    if connections:
-        options = replace(options, connections=tuple(connections))
-    raise typer.Exit(run_bench(options))

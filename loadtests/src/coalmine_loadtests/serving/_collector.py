@@ -1,0 +1,21 @@
+"""`python -m`: a collector for the records of a measured server, with nothing else around it."""
+
+from __future__ import annotations
+
+import sys
+
+import uvicorn
+
+from coalmine.clock import SYSTEM_CLOCK
+from coalmine.records import create_collector, open_log
+
+__all__: list[str] = []
+
+
+def _main(port: int, url: str) -> None:
+    app = create_collector(open_log(url), clock=SYSTEM_CLOCK)
+    uvicorn.run(app, host="127.0.0.1", port=port, log_level="warning", access_log=False)
+
+
+if __name__ == "__main__":
+    _main(int(sys.argv[1]), sys.argv[2])

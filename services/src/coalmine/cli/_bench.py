@@ -1,0 +1,136 @@
+"""`coalmine bench`: the gateway and the server as ratios; `serving` and `soak` beside the peers."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+__all__ = ["app"]
+
+app = typer.Typer(
+    invoke_without_command=True,
+    epilog="Examples:  coalmine bench --seconds 5 --json bench.json  |  coalmine bench serving",
+)
+
+
+@app.callback()
+def bench(
+    context: typer.Context,
+    url: Annotated[
+        str | None, typer.Option(help="A running gateway or server [default: one is started]")
+    ] = None,
+    model: Annotated[
+        Path | None, typer.Option(help="Model directory that --url serves", exists=True)
+    ] = None,
+    seconds: Annotated[float, typer.Option(help="Length of one measurement", min=0.1)] = 1.0,
+    rounds: Annotated[int, typer.Option(help="Measurements of each target", min=1)] = 3,
+    windows: Annotated[list[int] | None, typer.Option(help="Windows of one request")] = None,
+    connections: Annotated[list[int] | None, typer.Option(help="Requests at a time")] = None,
+    json: Annotated[Path | None, typer.Option(help="Write the numbers here too")] = None,
+) -> None:
+    """Measure the gateway and the model server against the same model in process, as ratios.
+
+    With a command: measure the server beside its peers, or its memory over many requests.
+    """
+    from dataclasses import replace
+
+    if context.invoked_subcommand is not None:
+        return
+    from coalmine_loadtests.bench import BenchOptions, run_bench
+
+    options = BenchOptions(url=url, model=model, seconds=seconds, rounds=rounds, json=json)
+    if windows:
+        options = replace(options, windows=tuple(windows))
+    if connections:
+        options = replace(options, connections=tuple(connections))
+    raise typer.Exit(run_bench(options))
+
+
+@app.command(epilog="Example:  coalmine bench serving --peer coalmine --peer kserve --cell mlp")
+def serving(
+    peer: Annotated[
+        list[str] | None,
+        typer.Option(help="A peer or one of its configurations; repeatable [default: all]"),
+    ] = None,
+    cell: Annotated[
+        list[str] | None,
+        typer.Option(help="A cell (mlp/json1_c64) or a model (mlp); repeatable [default: all]"),
+    ] = None,
+    seconds: Annotated[float, typer.Option(help="Length of one measurement", min=0.1)] = 3.0,
+    repeats: Annotated[int, typer.Option(help="Rounds over all servers", min=1)] = 2,
+    output: Annotated[Path, typer.Option(help="Where the numbers are written")] = Path(
+        "bench-serving.json"
+    ),
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Measure only what --output lacks")
+    ] = False,
+    quick: Annotated[
+        bool, typer.Option("--quick", help="One round of 1 s and a short soak: does it all run?")
+    ] = False,
+    soak: Annotated[
+        int, typer.Option(help="Requests of the memory test; 0: none", min=0)
+    ] = 1_000_000,
+    environments: Annotated[
+        Path | None,
+        typer.Option(
+            help="Where the peers are installed [default: .bench]", envvar="COALMINE_BENCH_DIR"
+        ),
+    ] = None,
+    report: Annotated[
+        Path | None, typer.Option(help="Measure nothing: show these numbers", exists=True)
+    ] = None,
+    docs: Annotated[
+        Path | None, typer.Option(help="Rewrite the tables in this document", exists=True)
+    ] = None,
+    plots: Annotated[Path | None, typer.Option(help="Write plots into this directory")] = None,
+) -> None:
+    """Serve the same models through Coalmine and through each peer, and compare them.
+
+    The server runs on core 0 and the load on core 1. Needs wrk, h2load and nginx (Debian: wrk,
+    nghttp2-client, nginx-light); the peers install themselves.
+    """
+    from rich.console import Console
+
+    from coalmine_loadtests.serving import (
+        SERVERS,
+        Results,
+        ServingBenchOptions,
+        print_results,
+        run_serving_bench,
+        write_report,
+    )
+
+    console = Console()
+    if report is not None:
+        results = Results.read(report)
+        print_results(results, console)
+    else:
+        options = ServingBenchOptions(
+            peers=tuple(peer or ()),
+            cells=tuple(cell or ()),
+            seconds=1.0 if quick else seconds,
+            repeats=1 if quick else repeats,
+            output=output,
+            resume=resume,
+            environments=environments,
+            soak=min(soak, 50_000) if quick else soak,
+        )
+        results = run_serving_bench(options, list(SERVERS.values()), console=console)
+    write_report(results, console=console, docs=docs, plots=plots)
+
+
+@app.command(epilog="Example:  coalmine bench soak --requests 5000000 --records")
+def soak(
+    requests: Annotated[int, typer.Option(help="Requests to answer", min=1000)] = 1_000_000,
+    records: Annotated[bool, typer.Option(help="Record every row meanwhile")] = True,
+    limit: Annotated[float, typer.Option(help="Growth in MB that is an error")] = 20.0,
+) -> None:
+    """Answer a million requests and watch the server's memory; exits 1 if it grew too much."""
+    from rich.console import Console
+
+    from coalmine_loadtests.serving import SERVERS, run_soak
+
+    growth = run_soak(list(SERVERS.values()), requests=requests, records=records, console=Console())
+    raise typer.Exit(1 if growth > limit else 0)
