@@ -43,9 +43,12 @@ def write_routes(directory: Path, plan: RoutePlan, routing: RoutingSpec) -> None
 
 def render_routes(plan: RoutePlan, routing: RoutingSpec) -> str:
     """The discovery response for a plan."""
+    # Envoy does not look at the version of routes that are the same as before, and would show the
+    # old one for ever: a new decision with the same weights must differ in something.
+    metadata = {"salt": plan.salt, "decision": plan.decision_id}
     route: dict[str, Any] = {
         "match": {"prefix": "/"},
-        "metadata": {"filter_metadata": {_METADATA: {"salt": plan.salt}}},
+        "metadata": {"filter_metadata": {_METADATA: metadata}},
     }
     if plan.weights:
         route["route"] = _forward(plan, routing)
