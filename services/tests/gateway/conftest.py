@@ -69,6 +69,15 @@ class Process:
             self.kill()
             raise AssertionError(self.log.read_text()) from None
 
+    @property
+    def running(self) -> bool:
+        return self._running is not None
+
+    @property
+    def pid(self) -> int:
+        assert self._running is not None
+        return self._running.pid
+
     def kill(self) -> None:
         if self._running is not None:
             os.killpg(self._running.pid, signal.SIGKILL)

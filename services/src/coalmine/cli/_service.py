@@ -71,6 +71,13 @@ def run(
         Path | None, typer.Option(help="Real telemetry to train with (CSV or Parquet)")
     ] = None,
     seed: Annotated[int, typer.Option(help="Seed of the training")] = 0,
+    cluster: Annotated[
+        bool,
+        typer.Option(
+            "--cluster",
+            help="rollout: act upon the cluster of the service file's `cluster` section",
+        ),
+    ] = False,
 ) -> None:
     """Run one control service alone, at the root of its own port.
 
@@ -82,12 +89,19 @@ def run(
     from coalmine.stack import Ports, StateDirectory, Surroundings, default_state
     from coalmine.stack.control import create_control, serve_app
 
+    if cluster and service is not _Service.ROLLOUT:
+        raise typer.BadParameter("belongs to the service `rollout`", param_hint="--cluster")
     spec = load_service(file)
     directory = StateDirectory(state or default_state(spec))
     directory.create()
     configure_logging()
     around = Surroundings(
-        service=spec, state=directory, ports=Ports(stack_port), telemetry=data, seed=seed
+        service=spec,
+        state=directory,
+        ports=Ports(stack_port),
+        telemetry=data,
+        seed=seed,
+        cluster=cluster,
     )
     serve_app(create_control(around, [service.value], alone=True), port=port)
 

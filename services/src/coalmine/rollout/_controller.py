@@ -26,8 +26,6 @@ __all__ = ["CONTROLLER", "Controller"]
 
 #: The actor of what nobody asked for by hand.
 CONTROLLER = "controller"
-#: Seconds a candidate's arm may take to answer, at first or after a crash.
-READY_LIMIT = 60.0
 #: Seconds the way back waits for stable to answer before it routes there all the same.
 _REVERT_PATIENCE = 10.0
 #: Seconds without any controller after which a rollout that was being watched is given up.
@@ -186,9 +184,10 @@ class Controller:
         """An arm does not answer. If it is the candidate's, that is waited for only so long."""
         arms = desired(Serving(), rollout).arms
         failing = [arm for arm in waiting if arms[arm] == rollout.candidate]
-        if failing and stuck >= READY_LIMIT and rollout.phase is not Phase.RECORD:
+        limit = rollout.policy.max_start
+        if failing and stuck >= limit and rollout.phase is not Phase.RECORD:
             why = f"version {rollout.candidate.version} did not answer on {failing[0]} in "
-            await self._revert(rollout, "aborted", why=why + f"{READY_LIMIT:.0f} s")
+            await self._revert(rollout, "aborted", why=why + f"{limit:.0f} s")
         else:
             await self._out_of_time(rollout)
 

@@ -6,6 +6,7 @@ Every setting has a default that suits a first run, except the name and the mode
 
 from coalmine.spec._load import Problem, ServiceFileError, load_service, service_schema
 from coalmine.spec._models import (
+    ClusterSpec,
     DriftSpec,
     FeatureSpec,
     GuardsSpec,
@@ -23,6 +24,7 @@ from coalmine.spec._models import (
 )
 
 __all__ = [
+    "ClusterSpec",
     "DriftSpec",
     "FeatureSpec",
     "GuardsSpec",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from string import Formatter
 from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
@@ -109,6 +110,9 @@ class RolloutSpec(_Spec):
     significance: Annotated[float, Field(gt=0, lt=0.5)] = 0.05
     """False-alarm budget of a whole rollout, split over guards and directions."""
 
+    max_start: Duration = 60.0
+    """How long a candidate may take to answer its first request, before it is given up."""
+
     max_duration: Duration = 3600.0
     on_insufficient: Literal["hold", "revert"] = "hold"
     """What happens at `max_duration` without enough evidence."""
@@ -201,6 +205,39 @@ class LimitsSpec(_Spec):
     """Records a server keeps on disk while the collector is away; beyond it, shed and counted."""
 
 
+class ClusterSpec(_Spec):
+    """Where the rollout controller finds the model service on a Kubernetes cluster."""
+
+    router: Literal["kserve-serverless", "kserve-standard", "httproute"]
+    """How requests are split there; `docs/rollouts.md` says what each needs."""
+
+    model_uri: str
+    """Storage URI of a version, for KServe: a template of `{name}`, `{version}`, `{digest}`."""
+
+    inference_service: Name | None = None
+    """The InferenceService, or with `httproute` what comes before `-stable` (null: `name`)."""
+
+    http_route: Name | None = None
+    """httproute only: the HTTPRoute whose backends are weighted (null: `name`)."""
+
+    namespace: Name | None = None
+    """null: the pod's own, or that of the kubeconfig."""
+
+    @model_validator(mode="after")
+    def _check(self) -> ClusterSpec:
+        try:
+            fields = {field for _, field, _, _ in Formatter().parse(self.model_uri) if field}
+        except ValueError as error:
+            raise ValueError(f"model_uri: {error}") from None
+        if unknown := sorted(fields - {"name", "version", "digest"}):
+            raise ValueError(f"model_uri: knows {{name}}, {{version}}, {{digest}}, found {unknown}")
+        if not fields & {"version", "digest"}:
+            raise ValueError("model_uri: needs {version} or {digest}, else all versions are one")
+        if self.http_route is not None and self.router != "httproute":
+            raise ValueError("`http_route` belongs to `router: httproute`")
+        return self
+
+
 class ServiceSpec(_Spec):
     """A model service."""
 
@@ -216,6 +253,9 @@ class ServiceSpec(_Spec):
     monitors: MonitorsSpec = MonitorsSpec()
     retraining: RetrainingSpec | None = None
     limits: LimitsSpec = LimitsSpec()
+    cluster: ClusterSpec | None = None
+    """None: on this machine only. `coalmine run rollout --cluster` needs it, `coalmine up` does not
+    look at it."""
 
     @model_validator(mode="after")
     def _features_are_unique(self) -> ServiceSpec:

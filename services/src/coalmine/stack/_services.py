@@ -22,6 +22,8 @@ from coalmine.stack._state import StateDirectory
 if TYPE_CHECKING:
     from fastapi import FastAPI
 
+    from coalmine.rollout import ArmHost, Router
+
 __all__ = ["MONITORS", "SERVICES", "Surroundings", "build_service", "services_for"]
 
 MONITORS = ("drift", "performance", "quality")
@@ -50,6 +52,9 @@ class Surroundings:
     """Real telemetry for the first training; None: the application's simulator."""
 
     seed: int = 0
+    cluster: bool = False
+    """Whether rollouts act upon the cluster of the service file, not on the local gateway."""
+
     clock: Clock = SYSTEM_CLOCK
     environ: Mapping[str, str] = field(default_factory=lambda: dict(os.environ))
 
@@ -108,9 +113,23 @@ def _monitor(name: str, around: Surroundings, resources: AsyncExitStack) -> Fast
 
 
 async def _rollout(around: Surroundings, resources: AsyncExitStack) -> FastAPI:
-    from coalmine.gateway import EnvoyGateway
     from coalmine.retraining import local_registry
     from coalmine.rollout import create_app
+
+    router, host = await (_cluster if around.cluster else _local)(around, resources)
+    return create_app(
+        around.service,
+        state=around.state.database("rollout"),
+        router=router,
+        host=host,
+        registry=local_registry(around.service.name, state=around.state.root),
+        evidence_url=around.url_of("performance"),
+        clock=around.clock,
+    )
+
+
+async def _local(around: Surroundings, resources: AsyncExitStack) -> tuple[Router, ArmHost]:
+    from coalmine.gateway import EnvoyGateway
     from coalmine.stack._arms import LocalArmHost
 
     gateway = EnvoyGateway(
@@ -120,17 +139,19 @@ async def _rollout(around: Surroundings, resources: AsyncExitStack) -> FastAPI:
         clock=around.clock,
     )
     await resources.enter_async_context(gateway)
-    return create_app(
-        around.service,
-        state=around.state.database("rollout"),
-        router=gateway,
-        host=LocalArmHost(
-            around.state.arms, model_name=around.service.name, ports=around.ports.arms
-        ),
-        registry=local_registry(around.service.name, state=around.state.root),
-        evidence_url=around.url_of("performance"),
-        clock=around.clock,
-    )
+    arms = around.state.arms
+    return gateway, LocalArmHost(arms, model_name=around.service.name, ports=around.ports.arms)
+
+
+async def _cluster(around: Surroundings, resources: AsyncExitStack) -> tuple[Router, ArmHost]:
+    from coalmine.rollout.routers import ClusterConfigError, open_data_plane
+
+    try:
+        plane = open_data_plane(around.service, environ=around.environ, clock=around.clock)
+    except ClusterConfigError as error:
+        raise StackError(str(error)) from error
+    await resources.enter_async_context(plane)
+    return plane, plane
 
 
 def _retrainer(around: Surroundings) -> FastAPI:
