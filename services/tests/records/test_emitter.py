@@ -460,7 +460,7 @@ def test_no_spool_is_an_empty_account(tmp_path: Path) -> None:
 
 
 def test_a_sink_must_be_a_url(tmp_path: Path, card: ModelCard) -> None:
-    with pytest.raises(ValueError, match="'localhost:80/v1/records' is not the URL of a collector"):
+    with pytest.raises(ValueError, match="'localhost:80' is nowhere to keep records"):
         _emitter(tmp_path / "spool", "localhost:80", card)
 
 

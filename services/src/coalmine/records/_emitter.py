@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from coalmine.modeldir import ModelCard
 from coalmine.records._frame import Layout, frame
 from coalmine.records._shipper import Shipper
+from coalmine.records._sink import open_sink
 from coalmine.records._spool import Spool
 from coalmine.records._types import AnsweredRequest, InferenceRecord, SpoolStats
 
@@ -21,11 +22,12 @@ __all__ = ["RecordEmitter", "drain_spool"]
 
 
 class RecordEmitter:
-    """Keeps records in a spool directory and ships them to a collector from a thread of its own.
+    """Keeps records in a spool directory and ships them to a sink from a thread of its own.
 
     `spool_dir` belongs to one emitter at a time (SpoolInUseError otherwise) and outlives it: the
     next one, also of another model version, ships what is left and continues the sequence numbers.
-    `sink_url` is the collector's base URL. `max_bytes` bounds the spool; beyond it records are
+    `sink_url` is a collector's base URL, or `sqlite:///path` of a log that is written directly
+    (ValueError for another). `max_bytes` bounds the spool; beyond it records are
     dropped and counted. Raises SchemaError for a card that makes no record.
     """
 
@@ -44,8 +46,9 @@ class RecordEmitter:
             card, model_version=model_version, arm=arm, pod=pod or socket.gethostname()
         )
         self._header = frame(self._layout.dump())
+        sink = open_sink(sink_url)
         self._spool = Spool(spool_dir, header=self._header, max_bytes=max_bytes)
-        self._shipper = Shipper(self._spool, sink_url)
+        self._shipper = Shipper(self._spool, sink)
 
     def of_version(self, *, card: ModelCard, model_version: str) -> RecordEmitter:
         """An emitter for another version of the model, into the same spool.
@@ -114,8 +117,9 @@ def drain_spool(spool_dir: Path, sink_url: str, *, timeout: float) -> SpoolStats
     """
     if not spool_dir.exists():
         return SpoolStats()
+    sink = open_sink(sink_url)
     spool = Spool(spool_dir, header=b"", max_bytes=0)
-    shipper = Shipper(spool, sink_url)
+    shipper = Shipper(spool, sink)
     shipper.start()
     shipper.stop(timeout)
     spool.close()
