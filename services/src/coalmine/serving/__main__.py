@@ -26,9 +26,15 @@ _HELP = {
     "spool": "directory where records wait for the collector",
     "server": "pyvoy (HTTP/1.1, HTTP/2 and gRPC on one port) or uvicorn",
     "processes": "server processes that share the port; started again when they die",
-    "threads": "ONNX Runtime's threads",
+    "threads": "ONNX Runtime's threads; 0 for all the CPUs that affinity and quota leave",
     "providers": "execution providers in the order to try: tensorrt,cuda,cpu",
     "require_gpu": "refuse to run on the CPU",
+    "device": "number of the GPU, as CUDA counts them",
+    "gpu_memory_limit": "bytes of GPU memory for the network; 0 for all there is",
+    "gpu_batch_rows": "largest batch on a GPU",
+    "cuda_graphs": "record each batch size once and replay it",
+    "tensorrt_cache": "directory for TensorRT's engines (default: built at each start)",
+    "fp16": "let TensorRT compute in half precision",
     "non_finite": "what inputs may hold: missing (NaN or null, a missing value), allow (infinity "
     "too) or reject (neither)",
     "max_body": "bytes of one request",
@@ -51,6 +57,7 @@ _CHOICES = {
 _TYPES: dict[str, Callable[[str], Any]] = {
     "arm": Arm,
     "spool": Path,
+    "tensorrt_cache": Path,
     "providers": lambda text: tuple(text.split(",")),
 }
 
@@ -74,7 +81,7 @@ def _parser() -> argparse.ArgumentParser:
             continue
         flag = f"--{field.name.replace('_', '-')}"
         text = _HELP[field.name]
-        if field.name == "require_gpu":
+        if field.default is False:
             parser.add_argument(flag, action="store_true", help=text)
             continue
         by_annotation = {"int": int, "int | None": int, "float": float, "float | None": float}

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from coalmine.protocol import Signature, Tensors
 
-__all__ = ["Runnable"]
+__all__ = ["Laned", "Runnable"]
 
 
 class Runnable(Protocol):
@@ -41,4 +41,19 @@ class Runnable(Protocol):
 
     def close(self) -> None:
         """Release what it holds; `run` is not called again."""
+        ...
+
+
+@runtime_checkable
+class Laned(Protocol):
+    """A runnable that says how it wants its batches; others get one at a time, as they come."""
+
+    @property
+    def runners(self) -> int:
+        """Batches that may be computed at once."""
+        ...
+
+    @property
+    def max_batch_rows(self) -> int | None:
+        """Rows of the largest batch worth forming; None: no limit of its own."""
         ...

@@ -2,22 +2,30 @@
 
 from __future__ import annotations
 
+import logging
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import onnxruntime as ort
 
 from coalmine.protocol import Array, Signature, SignatureError, Tensors, TensorSpec
+from coalmine.serving._cpus import thread_count
 from coalmine.serving._errors import ModelLoadError
+from coalmine.serving._lanes import GraphLane, HostLane, Lanes, Plan, plan_for
+from coalmine.serving._options import ServeOptions
+from coalmine.serving._providers import (
+    PROVIDERS,
+    RuntimeOptions,
+    check_providers,
+    provider_options,
+)
+from coalmine.serving._session import open_session, read_session
 
-__all__ = ["OnnxModel"]
+__all__ = ["OnnxModel", "runtime_options"]
 
-_PROVIDERS = {
-    "tensorrt": "TensorrtExecutionProvider",
-    "cuda": "CUDAExecutionProvider",
-    "cpu": "CPUExecutionProvider",
-}
+_log = logging.getLogger("coalmine.serving")
+_GPU_LANES = 2
 _DATATYPES = {
     "tensor(bool)": "BOOL",
     "tensor(uint8)": "UINT8",
@@ -35,46 +43,51 @@ _DATATYPES = {
 }
 
 
+def runtime_options(options: ServeOptions) -> RuntimeOptions:
+    """What a server's options say about ONNX Runtime."""
+    shared = (field.name for field in fields(RuntimeOptions))
+    settings = {name: getattr(options, name) for name in shared}
+    return RuntimeOptions(**{**settings, "threads": thread_count(options.threads, processes=options.processes)})
+
+
 class OnnxModel:
     """A loaded network. `run` may be called from several threads at once."""
 
     platform = "onnxruntime_onnx"
     batchable = True
 
-    def __init__(
-        self,
-        path: Path,
-        *,
-        threads: int = 1,
-        providers: tuple[str, ...] = ("cpu",),
-        require_gpu: bool = False,
-    ) -> None:
-        options = ort.SessionOptions()
-        options.intra_op_num_threads = threads
-        options.inter_op_num_threads = 1
-        # A spinning thread saves microseconds and burns a core that another arm could use.
-        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-        options.log_severity_level = 3
-        try:
-            self._session = ort.InferenceSession(
-                str(path), options, providers=_choose(providers, require_gpu=require_gpu)
+    def __init__(self, path: Path, options: RuntimeOptions | None = None) -> None:
+        options = RuntimeOptions() if options is None else options
+        check_providers(options)
+        plan: Plan | None = None
+        if set(options.providers) != {"cpu"}:  # a GPU's provider must know the inputs beforehand
+            plan = plan_for(
+                _signature(path, read_session(path)),
+                max_rows=options.gpu_batch_rows,
+                device=options.device,
             )
-        except ModelLoadError:
-            raise
-        except Exception as error:  # ONNX Runtime's exceptions have no common base of their own
-            raise ModelLoadError(f"{path}: ONNX Runtime cannot load it: {error}") from error
+        self._lanes: Lanes | None = None
+        self._session: Any = None
+        if options.cuda_graphs and plan is not None:
+            self._session, self._lanes = _with_graphs(path, options, plan)
+        if self._session is None:
+            self._session = _connect(path, replace(options, cuda_graphs=False), plan)
         self.providers: list[str] = self._session.get_providers()
-        if require_gpu and self.providers[0] == _PROVIDERS["cpu"]:
-            raise ModelLoadError(f"{path}: a GPU is required, but the network runs on the CPU")
-        self.signature = Signature(
-            tuple(_spec(path, tensor) for tensor in self._session.get_inputs()),
-            tuple(_spec(path, tensor) for tensor in self._session.get_outputs()),
-        )
+        self.signature = _signature(path, self._session)
+        on_gpu = self.providers[0] != PROVIDERS["cpu"]
+        #: Batches that may be computed at once.
+        self.runners = _GPU_LANES if on_gpu else 1
+        #: Rows of the largest batch worth forming; None: the network sets no limit.
+        self.max_batch_rows = plan.buckets[-1] if on_gpu and plan and plan.batched else None
+        if on_gpu and plan is not None and self._lanes is None:
+            self._lanes = Lanes([HostLane(self._session, plan) for _ in range(_GPU_LANES)], plan)
         self._names = [spec.name for spec in self.signature.outputs]
         self._texts = [spec.name for spec in self.signature.inputs if spec.datatype == "BYTES"]
 
     def run(self, tensors: Tensors) -> Tensors:
         """The network's outputs. SignatureError for BYTES that are not UTF-8 text."""
+        if self._lanes is not None:
+            return self._lanes.run(tensors)
         feed = tensors
         if self._texts:
             feed = dict(tensors)
@@ -83,32 +96,66 @@ class OnnxModel:
         return dict(zip(self._names, self._session.run(self._names, feed), strict=True))
 
     def close(self) -> None:
-        """Nothing to do: the session's memory goes with the object."""
+        """Let go of the network's memory; no call may be running."""
+        if self._lanes is not None:
+            self._lanes.close()
 
 
-def _choose(wanted: tuple[str, ...], *, require_gpu: bool) -> list[str]:
-    unknown = [name for name in wanted if name not in _PROVIDERS]
-    if unknown or not wanted:
-        allowed = ", ".join(_PROVIDERS)
-        raise ModelLoadError(f"providers: {', '.join(unknown) or 'none'}; allowed: {allowed}")
-    present = set(ort.get_available_providers())
-    chosen = [_PROVIDERS[name] for name in wanted if _PROVIDERS[name] in present]
-    if require_gpu and not any(name != _PROVIDERS["cpu"] for name in chosen):
-        raise ModelLoadError(
-            f"a GPU is required, but this ONNX Runtime has only: {', '.join(sorted(present))}"
-        )
-    return chosen or [_PROVIDERS["cpu"]]
+def _connect(path: Path, options: RuntimeOptions, plan: Plan | None) -> Any:
+    inputs = plan.signature.inputs if plan is not None and plan.batched else ()
+
+    def choose(name: str) -> tuple[str, dict[str, str]]:
+        return provider_options(name, options, profile=inputs, fixed=plan is not None)
+
+    return open_session(path, options, choose)
+
+
+def _with_graphs(
+    path: Path, options: RuntimeOptions, plan: Plan
+) -> tuple[Any, Lanes] | tuple[None, None]:
+    """A session and lanes that replay CUDA graphs; nothing if they cannot be had.
+
+    ONNX Runtime refuses a network with control flow, or with an operator that runs on the CPU.
+    """
+    try:
+        # A fallback to the CPU here would be one from CUDA graphs, not from the GPU.
+        gpu_only = replace(options, require_gpu=True)
+        lanes = [GraphLane(_connect(path, gpu_only, plan), plan) for _ in range(_GPU_LANES)]
+    except Exception as error:  # ONNX Runtime's exceptions have no common base of their own
+        _log.warning("%s runs without CUDA graphs: %s", path, error)
+        return None, None
+    return lanes[0].session, Lanes(lanes, plan)
+
+
+def _signature(path: Path, session: Any) -> Signature:
+    return Signature(
+        tuple(_spec(path, tensor) for tensor in session.get_inputs() if not _optional(tensor)),
+        tuple(_spec(path, tensor) for tensor in session.get_outputs()),
+    )
+
+
+def _optional(tensor: Any) -> bool:
+    """Of an optional type: the network runs without it, and so it is served."""
+    return bool(tensor.type.startswith("optional("))
 
 
 def _spec(path: Path, tensor: Any) -> TensorSpec:
     datatype = _DATATYPES.get(tensor.type)
     if datatype is None:
         raise ModelLoadError(
-            f"{path}: {tensor.name!r} is a {tensor.type}, which cannot be served; a classifier "
-            "converted from scikit-learn or LightGBM needs the option zipmap=False"
+            f"{path}: {tensor.name!r} is a {tensor.type}, which cannot be served; {_hint(tensor)}"
         )
     shape = tuple(size if isinstance(size, int) and size >= 0 else -1 for size in tensor.shape)
     return TensorSpec(tensor.name, datatype, shape)
+
+
+def _hint(tensor: Any) -> str:
+    if tensor.type.startswith("tensor("):
+        return "a Cast in the network can make it one of: " + ", ".join(_DATATYPES)
+    return (
+        "only tensors can; a classifier converted from scikit-learn or LightGBM needs the option "
+        "zipmap=False"
+    )
 
 
 def _as_text(name: str, array: Array) -> Array:

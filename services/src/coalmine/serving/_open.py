@@ -7,7 +7,7 @@ from pathlib import Path
 
 from coalmine.modeldir import ModelCard
 from coalmine.serving._model import Runnable
-from coalmine.serving._onnx import OnnxModel
+from coalmine.serving._onnx import OnnxModel, runtime_options
 from coalmine.serving._options import ServeOptions
 from coalmine.serving._python import Computing, PythonModel, is_dotted, load_predictor
 from coalmine.serving._source import checked_card, locate, made_up_card
@@ -31,12 +31,7 @@ def open_model(options: ServeOptions) -> Opened:
     if is_dotted(options.model):
         return open_predictor(load_predictor(options.model, name=options.name), options)
     source = locate(options.model)
-    network = OnnxModel(
-        source.network,
-        threads=options.threads,
-        providers=options.providers,
-        require_gpu=options.require_gpu,
-    )
+    network = OnnxModel(source.network, runtime_options(options))
     name = options.name or (source.card.name if source.card else _stem(source.network))
     card = checked_card(source, network.signature, name=name)
     return Opened(network, card.model_copy(update={"name": name}), options.version or "1")

@@ -60,13 +60,32 @@ class ServeOptions:
     """Server processes that share the port."""
 
     threads: int = 1
-    """ONNX Runtime's threads for one batch."""
+    """ONNX Runtime's threads for one batch on the CPU. One is fastest for a small network; 0: all
+    the CPUs that the affinity mask and the container's quota leave."""
 
     providers: tuple[str, ...] = ("cpu",)
     """Execution providers in the order to try: tensorrt, cuda, cpu."""
 
     require_gpu: bool = False
     """Refuse to start on the CPU instead of falling back to it."""
+
+    device: int = 0
+    """Number of the GPU, as CUDA counts them."""
+
+    gpu_memory_limit: int = 0
+    """Bytes of GPU memory for the network's tensors; 0: all there is."""
+
+    gpu_batch_rows: int = 32
+    """Largest batch on a GPU; smaller ones are padded to a power of two."""
+
+    cuda_graphs: bool = False
+    """Record each batch size once and replay it, which saves launching every kernel."""
+
+    tensorrt_cache: Path | None = None
+    """Directory where TensorRT keeps its engines; None: they are built at each start."""
+
+    fp16: bool = False
+    """Let TensorRT compute in half precision."""
 
     non_finite: NonFiniteKind = "missing"
     """What FP inputs may hold beside numbers: "missing": NaN (null in JSON), which the model takes
@@ -121,5 +140,6 @@ class ServeOptions:
         fields["arm"] = Arm(fields["arm"])
         for name in ("also", "providers"):
             fields[name] = tuple(fields[name])
-        fields["spool"] = None if fields["spool"] is None else Path(fields["spool"])
+        for name in ("spool", "tensorrt_cache"):
+            fields[name] = None if fields[name] is None else Path(fields[name])
         return cls(**fields)

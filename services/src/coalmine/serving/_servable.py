@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -28,7 +28,7 @@ from coalmine.serving._delivery import Request, deliver
 from coalmine.serving._errors import ModelFailedError, ModelLoadError, WrongOutputError
 from coalmine.serving._inline import InlineKind, InlinePolicy
 from coalmine.serving._metrics import ModelMetrics
-from coalmine.serving._model import Runnable
+from coalmine.serving._model import Laned, Runnable
 from coalmine.serving._open import Opened, open_model
 from coalmine.serving._options import ServeOptions
 from coalmine.serving._transform import Transforming, load_transformer
@@ -117,6 +117,9 @@ class Servable:
         }
         self._compute = _Compute(model, transformer)
         specs = (*inputs, *model.signature.inputs)
+        laned = model if isinstance(model, Laned) else None
+        if laned and laned.max_batch_rows:
+            limits = replace(limits, batch_rows=min(limits.batch_rows, laned.max_batch_rows))
         self._batcher = Batcher(
             self._compute,
             batchable=model.batchable and all(spec.shape[:1] == (-1,) for spec in specs),
@@ -124,6 +127,7 @@ class Servable:
             inline=self._warm_up(inline),
             limits=limits,
             finish=self._finish,
+            runners=laned.runners if laned else 1,
             clock=clock,
         )
 
