@@ -36,7 +36,7 @@ lock: | $(UV) ## Resolve the dependencies again and rewrite requirements/*.txt
 	$(COMPILE) --group dev --no-emit-package coalmine --no-emit-package coalmine-transformers \
 		--no-emit-package coalmine-monitors --no-emit-package coalmine-loadtests \
 		pyproject.toml -o requirements/dev.txt
-	$(COMPILE) services/pyproject.toml --extra serving -c requirements/dev.txt -o requirements/services.txt
+	$(COMPILE) services/pyproject.toml --extra serving --extra tracing --no-emit-package coalmine -c requirements/dev.txt -o requirements/services.txt
 	$(COMPILE) monitors/pyproject.toml --no-emit-package coalmine -c requirements/dev.txt -o requirements/monitors.txt
 	for peer in $(PEERS); do $(COMPILE) loadtests/peers/$$peer.in -o requirements/bench-$$peer.txt; done
 

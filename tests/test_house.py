@@ -53,11 +53,11 @@ def requirements_of(pyproject: Path, extras: tuple[str, ...] = ()) -> list[Requi
 @pytest.mark.parametrize(
     ("lock", "member", "extras"),
     [
-        ("dev", "services", ("serving", "storage", "retraining", "local")),
+        ("dev", "services", ("serving", "server", "storage", "tracing", "retraining", "local")),
         ("dev", "transformers", ("image",)),
         ("dev", "monitors", ()),
         ("dev", "loadtests", ()),
-        ("services", "services", ("serving",)),
+        ("services", "services", ("serving", "server", "tracing")),
         ("monitors", "monitors", ()),
     ],
 )

@@ -78,26 +78,32 @@ async def test_a_body_too_large_is_refused_before_it_is_held(
 
 
 @pytest.mark.parametrize("kind", ["pyvoy", "uvicorn"])
+@pytest.mark.parametrize(
+    ("bound", "status", "reason"),
+    [(("--max-concurrency", "3"), 429, "concurrency"), (("--max-queue-rows", "2"), 503, "queue")],
+)
 async def test_too_much_at_once_is_shed_with_a_time_to_come_back(
-    start: Any, model_dir: Path, client: httpx.AsyncClient, kind: str
+    start: Any,
+    model_dir: Path,
+    client: httpx.AsyncClient,
+    kind: str,
+    bound: tuple[str, str],
+    status: int,
+    reason: str,
 ) -> None:
-    served = start(
-        model_dir,
-        *MOODY,
-        *("--max-concurrency", "5", "--max-queue-rows", "2"),
-        kind=kind,
-    )
+    served = start(model_dir, *MOODY, *bound, kind=kind)
     url = f"{served.url}/v1/models/toy:predict"
     slow = {"instances": [{"raw": [1, 2, 3, 4], "wait": 1.5}]}
     answers = await asyncio.gather(*(client.post(url, json=slow) for _ in range(8)))
     statuses = sorted(answer.status_code for answer in answers)
     assert statuses[:3] == [200, 200, 200], "one or two run, two wait"
-    assert set(statuses[4:]) == {429, 503}
+    assert set(statuses[4:]) == {status}
     for answer in answers:
         if answer.status_code != 200:
             assert answer.headers["retry-after"] == "1"
     text = (await client.get(f"{served.url}/metrics")).text
-    assert 'coalmine_requests_shed_total{arm="stable",model_name="toy",reason="queue"' in text
+    shed = f'coalmine_requests_shed_total{{arm="stable",model_name="toy",reason="{reason}"'
+    assert shed in text
 
 
 async def test_a_transformer_speaks_for_the_client_and_hides_its_own_failures(

@@ -10,9 +10,10 @@ import orjson
 from prometheus_client import CollectorRegistry
 
 from coalmine.clock import SYSTEM_CLOCK, Clock
-from coalmine.serving._asgi import App, Receive, Scope, Send, respond
+from coalmine.serving._asgi import App, Edge, Receive, Scope, Send, respond
 from coalmine.serving._catalogue import Catalogue
 from coalmine.serving._dataplane import Dataplane, Limits
+from coalmine.serving._gpu import watch_gpus
 from coalmine.serving._grpc import SERVICE, GrpcEdge
 from coalmine.serving._http import HttpEdge
 from coalmine.serving._loader import Loader
@@ -23,11 +24,14 @@ from coalmine.serving._options import ServeOptions
 from coalmine.serving._probes import Probes
 from coalmine.serving._recording import Recording
 from coalmine.serving._repository import Repository
+from coalmine.serving._tracing import Tracing
 from coalmine.serving._versions import VersionLedger
 from coalmine.serving._watch import watch
 
 __all__ = ["ServingApp", "create_asgi"]
 
+#: Seconds that the last spans have to reach their collector; part of the grace after SIGTERM.
+_LAST_SPANS = 1.0
 #: Paths that KServe's application may know; for others it need not be imported to say 404.
 _KSERVE_PATHS = ("/v1/", "/v2/", "/openapi.json")
 
@@ -47,6 +51,8 @@ def create_asgi(
     """
     catalogue = Catalogue(options)
     metrics = ServerMetrics(CollectorRegistry() if registry is None else registry)
+    if set(options.providers) != {"cpu"}:
+        watch_gpus(metrics.registry)
     recording = Recording(options, spool_each=catalogue.holds_several)
     loader = Loader(options, recording=recording, metrics=metrics, clock=clock)
     ledger = VersionLedger() if link is None else link
@@ -64,19 +70,29 @@ def create_asgi(
         recording=recording,
         clock=clock,
     )
-    return ServingApp(plane, options, link=link)
+    return ServingApp(plane, options, link=link, tracing=Tracing.from_environment(clock=clock))
 
 
 class ServingApp:
     """Inference routes and probes by ourselves, everything else by KServe's application."""
 
-    def __init__(self, plane: Dataplane, options: ServeOptions, *, link: Link | None) -> None:
+    def __init__(
+        self,
+        plane: Dataplane,
+        options: ServeOptions,
+        *,
+        link: Link | None,
+        tracing: Tracing | None = None,
+    ) -> None:
         self._plane = plane
         self._options = options
         self._link = link
         self._control: Control = plane.repository if link is None else link
-        self._http = HttpEdge(plane)
-        self.grpc = GrpcEdge(plane, self._control)
+        self._tracing = tracing
+        self._http: Edge = HttpEdge(plane)
+        self.grpc: Edge = GrpcEdge(plane, self._control)
+        if tracing is not None:
+            self._http, self.grpc = tracing.around(self._http), tracing.around(self.grpc)
         self._probes = Probes(plane, render=plane.metrics.render if link is None else link.render)
         self._management = Management(plane.repository, self._control)
         self._watching: asyncio.Task[None] | None = None
@@ -94,7 +110,7 @@ class ServingApp:
         if path.startswith(SERVICE):
             await self.grpc(scope, receive, send)
             return
-        route = self._http.match(path)
+        route = HttpEdge.match(path)
         if route is not None:
             if scope["method"] == "POST":
                 await self._http(route, scope, receive, send)
@@ -141,6 +157,8 @@ class ServingApp:
         await plane.close()
         if link is not None:
             await link.close()
+        if self._tracing is not None:
+            await self._tracing.close(timeout=_LAST_SPANS)
         await send({"type": "lifespan.shutdown.complete"})
 
     async def _kserve(self) -> App:

@@ -10,7 +10,9 @@ from coalmine.serving._errors import BodyTooLargeError
 __all__ = [
     "App",
     "ClientGoneError",
+    "Edge",
     "Headers",
+    "Message",
     "Receive",
     "Scope",
     "Send",
@@ -23,6 +25,8 @@ Message = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[Message]]
 Send = Callable[[Message], Awaitable[None]]
 App = Callable[[Scope, Receive, Send], Awaitable[None]]
+#: Answers requests of one kind; its last three arguments are those of an App.
+Edge = Callable[..., Awaitable[None]]
 Headers = list[tuple[bytes, bytes]]
 
 

@@ -24,6 +24,7 @@ from collections import deque
 from collections.abc import Callable, Hashable, Iterator
 from dataclasses import dataclass
 from queue import SimpleQueue
+from typing import Any
 
 from coalmine.clock import SYSTEM_CLOCK, Clock
 from coalmine.protocol import Tensors
@@ -95,10 +96,11 @@ class Batcher:
     async def submit(self, tensors: Tensors, rows: int, *, deadline: float = math.inf) -> Outcome:
         """The outcome for these rows; errors as of `run`."""
         size = sum(array.nbytes for array in tensors.values())
-        return await self.run(Ticket(tensors, rows, size=size, deadline=deadline))
+        outcome: Outcome = await self.run(Ticket(tensors, rows, size=size, deadline=deadline))
+        return outcome
 
-    async def run(self, ticket: Ticket) -> Outcome:
-        """What comes of a ticket, which may be run once only.
+    async def run(self, ticket: Ticket) -> Any:
+        """What `finish` makes of a ticket, which may be run once only: an Outcome, if not told.
 
         QueueFullError when too much waits already, DeadlineError when its time is over. Raises what
         `compute` raises for these rows; another caller's rows cannot make it fail.
@@ -121,8 +123,7 @@ class Batcher:
             self._flushing = True
             loop.call_soon(self._flush, loop)
         try:
-            outcome: Outcome = await ticket.future
-            return outcome
+            return await ticket.future
         finally:
             if ticket.timer is not None:
                 ticket.timer.cancel()

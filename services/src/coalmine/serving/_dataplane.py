@@ -30,6 +30,7 @@ from coalmine.serving._model_metrics import model_families
 from coalmine.serving._recording import Recording
 from coalmine.serving._repository import Repository
 from coalmine.serving._servable import Servable
+from coalmine.serving._spans import current_span
 from coalmine.serving._status import http_status
 
 __all__ = ["Dataplane", "Limits"]
@@ -129,8 +130,13 @@ class Dataplane:
     async def infer(self, servable: Servable, request: Request) -> Any:
         """The request's reply; the record is kept before the caller can send it."""
         servable.calls += 1
+        span = current_span.get()
         try:
-            await servable.answer(request)
+            if span is None:
+                await servable.answer(request)
+            else:
+                span.submitted(servable.name, request.rows)
+                span.computed(request, await servable.answer(request))
             return request.reply
         except ModelFailedError as error:
             if servable.emitter is not None:

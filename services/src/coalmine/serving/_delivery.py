@@ -88,7 +88,7 @@ def deliver(
             batch_rows=rows,
         )
     for request in answered:
-        request.future.set_result(None)
+        request.future.set_result(batch)
 
 
 def _write_answers(batch: Batch, outputs: Tensors) -> list[Request]:

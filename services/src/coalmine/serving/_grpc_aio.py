@@ -8,9 +8,9 @@ from urllib.parse import unquote
 
 import grpc
 
-from coalmine.serving._asgi import Message
+from coalmine.serving._asgi import Edge, Message
 from coalmine.serving._errors import StartupError
-from coalmine.serving._grpc import SERVICE, GrpcEdge
+from coalmine.serving._grpc import SERVICE
 
 __all__ = ["start_grpc"]
 
@@ -18,9 +18,7 @@ _FRAME = struct.Struct(">BI")
 _CODES = {code.value[0]: code for code in grpc.StatusCode}
 
 
-async def start_grpc(
-    edge: GrpcEdge, *, host: str, port: int, max_body: int, share_port: bool
-) -> Any:
+async def start_grpc(edge: Edge, *, host: str, port: int, max_body: int, share_port: bool) -> Any:
     """Start a grpc.aio server; the caller stops it. StartupError if the port is taken."""
     server = grpc.aio.server(
         options=[
@@ -40,7 +38,7 @@ async def start_grpc(
 
 
 class _Handler(grpc.GenericRpcHandler):  # type: ignore[misc] # gRPC has no type information
-    def __init__(self, edge: GrpcEdge) -> None:
+    def __init__(self, edge: Edge) -> None:
         self._edge = edge
 
     def service(self, details: Any) -> Any:
@@ -54,7 +52,7 @@ class _Handler(grpc.GenericRpcHandler):  # type: ignore[misc] # gRPC has no type
         return grpc.unary_unary_rpc_method_handler(answer)
 
 
-async def _call(edge: GrpcEdge, path: str, payload: bytes, context: Any) -> bytes:
+async def _call(edge: Edge, path: str, payload: bytes, context: Any) -> bytes:
     headers = [(key.encode(), _raw(value)) for key, value in context.invocation_metadata()]
     sent: list[Message] = []
 

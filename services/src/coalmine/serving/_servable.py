@@ -178,17 +178,19 @@ class Servable:
             return Outcome(Computed({}, self._empty, self._empty), 0.0, 0)
         return await self._batcher.submit(call.tensors, call.rows)
 
-    async def answer(self, request: Request) -> None:
+    async def answer(self, request: Request) -> Batch | None:
         """Answer a request of the server that is host: written (`reply`), counted and recorded.
 
+        The batch it was run in; None for a request without rows, which is not run.
         Raises what `infer` raises, and what the request's `encode` does.
         """
         if request.rows:
-            await self._batcher.run(request)
-            return
+            batch: Batch = await self._batcher.run(request)
+            return batch
         request.reply = request.encode(self._empty)
         took = self._clock.monotonic() - request.arrived
         self.metrics.answered(request.protocol, 200, took)
+        return None
 
     def _finish(self, batch: Batch) -> None:
         if not self._hosted:
