@@ -205,7 +205,8 @@ def decode_infer(message: Any, signature: Signature) -> InferenceCall:
     for output in message.outputs:
         refuse_unsupported(output.parameters)
     names = signature.select([output.name for output in message.outputs])
-    binary = frozenset(names) if raw else frozenset()
+    # Clients read raw contents; typed ones are for those who send them.
+    binary = frozenset(names) if raw or not message.inputs else frozenset()
     return InferenceCall(
         tensors,
         signature.check(tensors),

@@ -89,10 +89,11 @@ class ServingApp:
         self._link = link
         self._control: Control = plane.repository if link is None else link
         self._tracing = tracing
-        self._http: Edge = HttpEdge(plane)
+        self._http = HttpEdge(plane)
+        self._infer: Edge = self._http
         self.grpc: Edge = GrpcEdge(plane, self._control)
         if tracing is not None:
-            self._http, self.grpc = tracing.around(self._http), tracing.around(self.grpc)
+            self._infer, self.grpc = tracing.around(self._infer), tracing.around(self.grpc)
         self._probes = Probes(plane, render=plane.metrics.render if link is None else link.render)
         self._management = Management(plane.repository, self._control)
         self._watching: asyncio.Task[None] | None = None
@@ -110,10 +111,10 @@ class ServingApp:
         if path.startswith(SERVICE):
             await self.grpc(scope, receive, send)
             return
-        route = HttpEdge.match(path)
+        route = self._http.match(path)
         if route is not None:
             if scope["method"] == "POST":
-                await self._http(route, scope, receive, send)
+                await self._infer(route, scope, receive, send)
             else:
                 await _error(send, 405, "inference is a POST", (b"allow", b"POST"))
             return

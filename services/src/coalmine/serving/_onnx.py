@@ -47,14 +47,15 @@ def runtime_options(options: ServeOptions) -> RuntimeOptions:
     """What a server's options say about ONNX Runtime."""
     shared = (field.name for field in fields(RuntimeOptions))
     settings = {name: getattr(options, name) for name in shared}
-    return RuntimeOptions(**{**settings, "threads": thread_count(options.threads, processes=options.processes)})
+    return RuntimeOptions(
+        **{**settings, "threads": thread_count(options.threads, processes=options.processes)}
+    )
 
 
 class OnnxModel:
     """A loaded network. `run` may be called from several threads at once."""
 
     platform = "onnxruntime_onnx"
-    batchable = True
 
     def __init__(self, path: Path, options: RuntimeOptions | None = None) -> None:
         options = RuntimeOptions() if options is None else options
@@ -74,6 +75,8 @@ class OnnxModel:
             self._session = _connect(path, replace(options, cuda_graphs=False), plan)
         self.providers: list[str] = self._session.get_providers()
         self.signature = _signature(path, self._session)
+        #: An output that says it has other rows than the batch cannot be dealt out to callers.
+        self.batchable = all(spec.shape[:1] in ((-1,), ()) for spec in self.signature.outputs)
         on_gpu = self.providers[0] != PROVIDERS["cpu"]
         #: Batches that may be computed at once.
         self.runners = _GPU_LANES if on_gpu else 1
