@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -13,6 +14,7 @@ import psutil
 __all__ = ["Memory", "PinnedProcess"]
 
 _STOP_S = 15.0
+_WRONG = re.compile("error|failed|not found", re.I)
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,8 +61,10 @@ class PinnedProcess:
         return self._process.poll() is not None
 
     def told(self) -> str:
-        """The end of what it printed."""
-        return self._log.read_text("utf-8", errors="replace")[-1500:].strip()
+        """What it printed about errors at the end, else the end of everything that it printed."""
+        lines = self._log.read_text("utf-8", errors="replace").splitlines()
+        wrong = [line[:400] for line in lines if _WRONG.search(line)]
+        return "\n".join(wrong[-5:] or lines[-10:]).strip()
 
     def cpu_seconds(self) -> float:
         """User and system time of the tree so far."""

@@ -91,8 +91,9 @@ def _sample(
     load: Load, checks: _SpotChecks, *, cell: Cell, cpu: float, server: str, round: int
 ) -> Sample:
     asked = max(1, load.requests + checks.asked)
-    right = load.errors + checks.wrong == 0
-    rate = load.requests / load.seconds if right else 0.0
+    answered = "" if load.requests else "no request was answered in time"
+    errors = load.errors + checks.wrong + bool(answered)
+    rate = 0.0 if errors else load.requests / load.seconds
     return Sample(
         server=server,
         cell=cell.name,
@@ -102,8 +103,8 @@ def _sample(
         p50_ms=load.p50_ms,
         p99_ms=load.p99_ms,
         cpu_us=1e6 * cpu / asked,
-        errors=load.errors + checks.wrong,
-        told="; ".join(filter(None, (load.told, checks.told))),
+        errors=errors,
+        told="; ".join(filter(None, (answered, load.told, checks.told))),
     )
 
 

@@ -2,7 +2,7 @@
 
 `V2` is the Open Inference Protocol, in JSON, with the binary tensor extension, and in gRPC. `PLAIN`
 is what the frameworks that leave the protocol to the user are given: `{"input": [[...]]}` answered
-by `{"output": [[...]]}`, or the raw little-endian FP32 values of the rows both ways.
+by `{"output": [[...]]}` or the list alone, or the raw little-endian FP32 values both ways.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from coalmine_loadtests.serving._cells import Cell
 from coalmine_loadtests.serving._errors import WrongAnswerError
 from coalmine_loadtests.serving._models import INPUT, MODELS, OUTPUT, FloatArray
 
-__all__ = ["GRPC_PATH", "PLAIN", "V2", "Plain", "Request", "V2Wire", "Wire"]
+__all__ = ["GRPC_PATH", "PLAIN", "V2", "PlainWire", "Request", "V2Wire", "Wire"]
 
 GRPC_PATH = "/inference.GRPCInferenceService/ModelInfer"
 _JSON = {"content-type": "application/json"}
@@ -70,18 +70,15 @@ class V2Wire:
         return _read(cell, _grpc_answer if cell.protocol == "grpc" else _v2_answer, headers, body)
 
 
-class Plain:
-    """Rows as nested lists, or as their bytes, at one path."""
-
-    def __init__(self, *, path: str = "/predict", key: str = "input") -> None:
-        self._path, self._key = path, key
+class PlainWire:
+    """Rows as nested lists, or as their bytes at a path of its own."""
 
     def request(self, cell: Cell, rows: FloatArray) -> Request:
         """See `Wire`."""
         if cell.protocol == "binary":
-            return Request(f"{self._path}_bytes", rows.astype("<f4").tobytes(), _BYTES)
+            return Request("/predict_bytes", rows.astype("<f4").tobytes(), _BYTES)
         nested = [_short(row) for row in rows]
-        return Request(self._path, orjson.dumps({self._key: nested}), _JSON)
+        return Request("/predict", orjson.dumps({"input": nested}), _JSON)
 
     def answer(self, cell: Cell, headers: Mapping[str, str], body: bytes) -> FloatArray:
         """See `Wire`."""
@@ -89,7 +86,7 @@ class Plain:
 
 
 V2: Wire = V2Wire()
-PLAIN: Wire = Plain()
+PLAIN: Wire = PlainWire()
 
 _Reader = Callable[[Cell, Mapping[str, str], bytes], Any]
 
@@ -124,7 +121,8 @@ def _v2_answer(cell: Cell, headers: Mapping[str, str], body: bytes) -> Any:
 def _plain_answer(cell: Cell, headers: Mapping[str, str], body: bytes) -> Any:
     if cell.protocol == "binary":
         return np.frombuffer(body, "<f4")
-    return orjson.loads(body)["output"]
+    content = orjson.loads(body)
+    return content["output"] if isinstance(content, dict) else content
 
 
 def _grpc_request(cell: Cell, rows: FloatArray) -> bytes:

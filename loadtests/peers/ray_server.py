@@ -1,0 +1,98 @@
+"""Ray Serve: one replica of one deployment, over HTTP and gRPC."""
+
+from __future__ import annotations
+
+import argparse
+import signal
+from typing import Any
+
+import numpy as np
+import ray
+from ray import serve
+from ray.serve.config import HTTPOptions, gRPCOptions
+from ray.serve.schema import LoggingConfig
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+from tritonclient.grpc import service_pb2
+
+parser = argparse.ArgumentParser()
+parser.add_argument("--model", required=True)
+parser.add_argument("--columns", type=int, required=True)
+parser.add_argument("--http-port", type=int, required=True)
+parser.add_argument("--grpc-port", type=int, required=True)
+parser.add_argument("--batching", action="store_true")
+parser.add_argument("--quiet", action="store_true")
+
+
+class OnnxModel:
+    """One ONNX file."""
+
+    def __init__(self, path: str, columns: int) -> None:
+        from session import open_session
+
+        self._session = open_session(path)
+        self._columns = columns
+
+    async def run(self, rows: Any) -> Any:
+        """Rows in, rows out."""
+        return self._session.run(None, {"input": rows})[0]
+
+    async def __call__(self, request: Request) -> Response:
+        """JSON lists, or raw FP32 values at the path that ends in `_bytes`."""
+        if request.url.path.endswith("_bytes"):
+            rows = np.frombuffer(await request.body(), "<f4").reshape(-1, self._columns)
+            return Response((await self.run(rows)).tobytes())
+        content = await request.json()
+        output = await self.run(np.array(content["input"], np.float32))
+        return JSONResponse({"output": output.tolist()})
+
+    async def ModelInfer(self, request: Any) -> Any:
+        """The Open Inference Protocol's call."""
+        (raw,) = request.raw_input_contents
+        output = await self.run(np.frombuffer(raw, "<f4").reshape(request.inputs[0].shape))
+        response = service_pb2.ModelInferResponse(model_name=request.model_name)
+        response.outputs.add(name="output", datatype="FP32", shape=output.shape)
+        response.raw_output_contents.append(output.tobytes())
+        return response
+
+
+class BatchedModel(OnnxModel):
+    """The requests of all connections share a call."""
+
+    @serve.batch(max_batch_size=64, batch_wait_timeout_s=0.0005)
+    async def _joined(self, requests: list[Any]) -> list[Any]:
+        rows = requests[0] if len(requests) == 1 else np.concatenate(requests)
+        (result,) = self._session.run(None, {"input": rows})
+        ends = np.cumsum([len(each) for each in requests])
+        return np.split(result, ends[:-1])
+
+    async def run(self, rows: Any) -> Any:
+        """See `OnnxModel.run`."""
+        return await self._joined(rows)
+
+
+if __name__ == "__main__":
+    arguments = parser.parse_args()
+    ray.init(
+        num_cpus=1,
+        include_dashboard=False,
+        log_to_driver=False,
+        configure_logging=False,
+    )
+    add = "tritonclient.grpc.service_pb2_grpc.add_GRPCInferenceServiceServicer_to_server"
+    serve.start(
+        http_options=HTTPOptions(host="127.0.0.1", port=arguments.http_port),
+        grpc_options=gRPCOptions(port=arguments.grpc_port, grpc_servicer_functions=[add]),
+        logging_config=LoggingConfig(enable_access_log=not arguments.quiet),
+    )
+    kind = BatchedModel if arguments.batching else OnnxModel
+    deployment = serve.deployment(
+        num_replicas=1,
+        max_ongoing_requests=256,
+        ray_actor_options={"num_cpus": 0.1},
+        logging_config=LoggingConfig(enable_access_log=not arguments.quiet),
+    )(kind)
+    serve.run(deployment.bind(arguments.model, arguments.columns), name="bench")
+    signal.sigwait({signal.SIGTERM, signal.SIGINT})
+    serve.shutdown()
+    ray.shutdown()
