@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 from pytriton.decorators import batch
-from pytriton.model_config import DynamicBatcher, ModelConfig, Tensor
+from pytriton.model_config import ModelConfig, Tensor
 from pytriton.triton import Triton, TritonConfig
 from session import INPUT, OUTPUT, open_session
 
@@ -22,7 +22,6 @@ parser.add_argument("--workspace", type=Path, required=True)
 parser.add_argument("--http-port", type=int, required=True)
 parser.add_argument("--grpc-port", type=int, required=True)
 parser.add_argument("--metrics-port", type=int, required=True)
-parser.add_argument("--batching", action="store_true")
 arguments = parser.parse_args()
 session = open_session(arguments.model)
 
@@ -43,8 +42,6 @@ if __name__ == "__main__":
         log_verbose=0,
     )
     config_of_model = ModelConfig(max_batch_size=4096 if len(arguments.row) == 1 else 16)
-    if arguments.batching:
-        config_of_model.batcher = DynamicBatcher()
     with Triton(config=config, workspace=arguments.workspace) as triton:
         triton.bind(
             model_name=arguments.name,

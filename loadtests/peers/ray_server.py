@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import argparse
+import shutil
 import signal
+import tempfile
 from typing import Any
 
 import numpy as np
@@ -73,7 +75,10 @@ class BatchedModel(OnnxModel):
 
 if __name__ == "__main__":
     arguments = parser.parse_args()
+    # Its sockets lie in here, and a socket's path cannot be long.
+    directory = tempfile.mkdtemp(prefix="ray-")
     ray.init(
+        _temp_dir=directory,
         num_cpus=1,
         include_dashboard=False,
         log_to_driver=False,
@@ -96,3 +101,4 @@ if __name__ == "__main__":
     signal.sigwait({signal.SIGTERM, signal.SIGINT})
     serve.shutdown()
     ray.shutdown()
+    shutil.rmtree(directory, ignore_errors=True)

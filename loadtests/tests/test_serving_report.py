@@ -8,7 +8,9 @@ from typing import Any
 
 import pytest
 from rich.console import Console
+from typer.testing import CliRunner
 
+from coalmine.cli._app import app
 from coalmine_loadtests.serving import CELLS, SERVERS, Results, ServingBenchError, judge
 from coalmine_loadtests.serving._plan import plan, select_cells, select_servers
 from coalmine_loadtests.serving._plots import write_plots
@@ -185,3 +187,15 @@ def test_a_misspelt_selection_names_what_is_allowed(name: str) -> None:
         select_servers([name], list(SERVERS.values()))
     with pytest.raises(ServingBenchError, match="mlp/json1_c8"):
         select_cells([name])
+
+
+def test_the_command_shows_an_earlier_run(results: Results, tmp_path: Path) -> None:
+    results.write(tmp_path / "r.json")
+    page = tmp_path / "page.md"
+    page.write_text("<!-- results: begin -->\n<!-- results: end -->\n")
+    command = ["bench", "serving", "--report", str(tmp_path / "r.json"), "--docs", str(page)]
+    done = CliRunner().invoke(app, [*command, "--plots", str(tmp_path / "plots")])
+    assert done.exit_code == 0, done.output
+    assert "6.5x" in done.output
+    assert "### Bars" in page.read_text()
+    assert (tmp_path / "plots" / "throughput.svg").exists()

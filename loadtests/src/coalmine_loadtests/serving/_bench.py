@@ -2,22 +2,19 @@
 
 from __future__ import annotations
 
-import os
-import platform
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from coalmine.clock import SYSTEM_CLOCK
 from coalmine_loadtests.bench._server import free_ports
 from coalmine_loadtests.serving._cells import Cell
 from coalmine_loadtests.serving._environments import PEERS, Environments, repository
 from coalmine_loadtests.serving._errors import AbsentError, ServingBenchError
 from coalmine_loadtests.serving._in_process import load_in_process
 from coalmine_loadtests.serving._load import missing_tools
+from coalmine_loadtests.serving._machine import check_cores, machine, on_core
 from coalmine_loadtests.serving._models import MODELS, write_model
 from coalmine_loadtests.serving._options import ServingBenchOptions
 from coalmine_loadtests.serving._plan import IN_PROCESS, Step, plan, select_cells, select_servers
@@ -26,9 +23,10 @@ from coalmine_loadtests.serving._server import Launch, Server
 from coalmine_loadtests.serving._session import started
 from coalmine_loadtests.serving._verify import Reference, Verifier
 
-__all__ = ["Bench", "machine"]
+__all__ = ["Bench"]
 
 _PREFIX = "coalmine-bench-"
+_ATTEMPTS = 2
 
 
 class Bench:
@@ -44,7 +42,7 @@ class Bench:
     ) -> None:
         if missing := missing_tools():
             raise ServingBenchError(f"not installed: {'; '.join(missing)}")
-        check_cores(options)
+        check_cores(options.cores)
         self._options, self._environments, self._tell = options, environments, tell
         self.servers, self._with_in_process = select_servers(options.peers, servers)
         self._cells = select_cells(options.cells)
@@ -59,7 +57,7 @@ class Bench:
     def run(self) -> Results:
         """Measure everything that was asked for."""
         options = self._options
-        with _on_core(options.cores.load), tempfile.TemporaryDirectory(prefix=_PREFIX) as scratch:
+        with on_core(options.cores.load), tempfile.TemporaryDirectory(prefix=_PREFIX) as scratch:
             directory = Path(scratch)
             wanted = {cell.model for cell in self._cells}
             models = {n: write_model(MODELS[n], directory / "models") for n in wanted}
@@ -71,7 +69,6 @@ class Bench:
                 # Every other round backwards: a machine that slows down hits all alike.
                 for step in steps if number % 2 == 0 else reversed(steps):
                     home = directory / f"{step.server.name}-{step.model}-{number}"
-                    home.mkdir()
                     self._step(
                         step, models[step.model], references[step.model], home=home, number=number
                     )
@@ -119,27 +116,64 @@ class Bench:
         if not cells or server.name in self.results.absent:
             return
         verifiers = {cell.name: Verifier(cell, server.wire, reference) for cell in cells}
-        replies = {v.request.path: v.reply() for v in verifiers.values()} if server.replays else {}
-        http, grpc, spare = free_ports(3)
-        launch = Launch(
-            python=self._environments.python(server.lock), peers=repository() / PEERS,
-            model=model, name=step.model, http_port=http, grpc_port=grpc, spare_port=spare,
-            scratch=home, replies=replies,
-        )  # fmt: skip
-        try:
-            with started(server, launch, cores=self._options.cores) as session:
+        for attempt in range(_ATTEMPTS):
+            scratch = home / str(attempt)
+            scratch.mkdir(parents=True)
+            launch = self._launch(step, model, list(verifiers.values()), scratch=scratch)
+            try:
+                self._measure(server, launch, cells, verifiers, number=number)
+            except AbsentError as error:
+                # Another process may have taken a port that was free a moment ago.
+                if attempt + 1 < _ATTEMPTS:
+                    continue
+                if not self.results.of_server(server.name):
+                    self._absent(server, error)
+                    return
                 for cell in cells:
                     self._keep(
-                        session.measure(
-                            cell,
-                            verifiers[cell.name],
-                            seconds=self._options.seconds,
+                        Sample(
+                            server=server.name,
+                            cell=cell.name,
                             round=number,
+                            errors=1,
+                            told=str(error),
                         )
                     )
-                self.results.starts.append(session.start(round=number))
-        except AbsentError as error:
-            self._absent(server, error)
+            else:
+                return
+
+    def _launch(
+        self, step: Step, model: Path, verifiers: Sequence[Verifier], *, scratch: Path
+    ) -> Launch:
+        http, grpc, spare = free_ports(3)
+        replays = step.server.replays
+        return Launch(
+            python=self._environments.python(step.server.lock),
+            peers=repository() / PEERS,
+            model=model,
+            name=step.model,
+            http_port=http,
+            grpc_port=grpc,
+            spare_port=spare,
+            scratch=scratch,
+            replies={v.request.path: v.reply() for v in verifiers} if replays else {},
+        )
+
+    def _measure(
+        self,
+        server: Server,
+        launch: Launch,
+        cells: Sequence[Cell],
+        verifiers: Mapping[str, Verifier],
+        *,
+        number: int,
+    ) -> None:
+        seconds = self._options.seconds
+        with started(server, launch, cores=self._options.cores) as session:
+            for cell in cells:
+                verifier = verifiers[cell.name]
+                self._keep(session.measure(cell, verifier, seconds=seconds, round=number))
+            self.results.starts.append(session.start(round=number))
 
     def _keep(self, sample: Sample) -> None:
         self.results.samples.append(sample)
@@ -150,46 +184,6 @@ class Bench:
 
     def _save(self) -> None:
         self.results.write(self._options.output)
-
-
-@contextmanager
-def _on_core(core: int) -> Iterator[None]:
-    """Keep this process on the core of the load: it verifies, and spot-checks, meanwhile."""
-    before = os.sched_getaffinity(0)
-    os.sched_setaffinity(0, {core})
-    try:
-        yield
-    finally:
-        os.sched_setaffinity(0, before)
-
-
-def check_cores(options: ServingBenchOptions) -> None:
-    """`ServingBenchError` unless there are two cores to pin to."""
-    usable = os.sched_getaffinity(0)
-    wanted = {options.cores.server, options.cores.load}
-    if len(wanted) < 2 or not wanted <= usable:
-        raise ServingBenchError(
-            f"the server and the load need a core each: asked for {options.cores.server} and "
-            f"{options.cores.load}, usable are {sorted(usable)}"
-        )
-
-
-def machine() -> dict[str, Any]:
-    """What the numbers were measured on."""
-    model = platform.processor() or platform.machine()
-    for line in Path("/proc/cpuinfo").read_text("utf-8").splitlines():
-        if line.startswith("model name"):
-            model = line.partition(":")[2].strip()
-            break
-    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
-    return {
-        "processor": model,
-        "cores": os.cpu_count(),
-        "memory_gib": round(memory),
-        "system": f"{platform.system()} {platform.release()}",
-        "python": platform.python_version(),
-        "measured": SYSTEM_CLOCK.time(),
-    }
 
 
 def _plain(value: Any) -> Any:

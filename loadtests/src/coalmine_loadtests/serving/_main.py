@@ -10,11 +10,11 @@ from rich.console import Console
 from coalmine_loadtests.serving._bench import Bench
 from coalmine_loadtests.serving._environments import Environments
 from coalmine_loadtests.serving._errors import ServingBenchError
+from coalmine_loadtests.serving._machine import Cores
 from coalmine_loadtests.serving._options import ServingBenchOptions
 from coalmine_loadtests.serving._plots import write_plots
 from coalmine_loadtests.serving._samples import Results
 from coalmine_loadtests.serving._server import Server
-from coalmine_loadtests.serving._session import Cores
 from coalmine_loadtests.serving._soak import soak
 from coalmine_loadtests.serving._table import print_results, write_docs
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from coalmine_loadtests.serving._session import Cores
+from coalmine_loadtests.serving._machine import Cores
 
 __all__ = ["ServingBenchOptions"]
 
@@ -20,7 +20,7 @@ class ServingBenchOptions:
     cells: tuple[str, ...] = ()
     """Cells by name, or all of a model by its name; none: all."""
 
-    seconds: float = 3.0
+    seconds: float = 2.0
     """Of one measurement. wrk knows whole seconds only, so a fraction is rounded up there."""
 
     repeats: int = 2

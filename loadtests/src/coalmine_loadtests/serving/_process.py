@@ -56,9 +56,9 @@ class PinnedProcess:
         self.stop()
 
     @property
-    def ended(self) -> bool:
-        """Whether the command is over."""
-        return self._process.poll() is not None
+    def ended(self) -> int | None:
+        """The exit status; None while it runs."""
+        return self._process.poll()
 
     def told(self) -> str:
         """What it printed about errors at the end, else the end of everything that it printed."""
@@ -91,7 +91,7 @@ class PinnedProcess:
     def stop(self) -> None:
         """SIGTERM, some patience, then SIGKILL for what is left of the tree."""
         tree = self._tree()
-        if not self.ended:
+        if self.ended is None:
             self._process.terminate()
         try:
             self._process.wait(_STOP_S)

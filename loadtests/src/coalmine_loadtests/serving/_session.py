@@ -13,25 +13,18 @@ from coalmine_loadtests.serving._cells import Cell
 from coalmine_loadtests.serving._client import connect
 from coalmine_loadtests.serving._errors import AbsentError, ServingBenchError, WrongAnswerError
 from coalmine_loadtests.serving._load import Load, Loader
+from coalmine_loadtests.serving._machine import Cores
 from coalmine_loadtests.serving._process import Memory, PinnedProcess
 from coalmine_loadtests.serving._samples import Sample, Start
 from coalmine_loadtests.serving._server import Launch, Server
 from coalmine_loadtests.serving._verify import Verifier
 
-__all__ = ["Cores", "Session", "started"]
+__all__ = ["Session", "started"]
 
 _POLL_S = 0.02
 _SETTLE_S = 0.5
 _SPOT_CHECK_S = 0.25
 _WARM_UP_S = 1.0
-
-
-@dataclass(frozen=True, slots=True)
-class Cores:
-    """Which core serves, and which one everything else runs on."""
-
-    server: int = 0
-    load: int = 1
 
 
 @dataclass(slots=True)
@@ -136,8 +129,11 @@ def started(server: Server, launch: Launch, *, cores: Cores) -> Iterator[Session
 def _wait(server: Server, launch: Launch, process: PinnedProcess, *, until: float) -> None:
     path = server.ready.format(name=launch.name)
     while not _is_ready(launch.http_port, path):
-        if process.ended:
-            raise AbsentError(f"{server.title} ended before it was ready: {process.told()}")
+        if process.ended is not None:
+            raise AbsentError(
+                f"{server.title} ended with status {process.ended} before it was ready: "
+                f"{process.told()}"
+            )
         if time.perf_counter() > until:
             raise AbsentError(
                 f"{server.title} was not ready after {server.ready_s:g} s: {process.told()}"

@@ -14,9 +14,10 @@ from coalmine_loadtests.serving._client import connect
 from coalmine_loadtests.serving._environments import PEERS, Environments, repository
 from coalmine_loadtests.serving._errors import ServingBenchError
 from coalmine_loadtests.serving._load import Loader
+from coalmine_loadtests.serving._machine import Cores
 from coalmine_loadtests.serving._models import MODELS, write_model
 from coalmine_loadtests.serving._server import Launch, Server
-from coalmine_loadtests.serving._session import Cores, started
+from coalmine_loadtests.serving._session import started
 from coalmine_loadtests.serving._verify import Reference, Verifier
 
 __all__ = ["Soak", "soak"]

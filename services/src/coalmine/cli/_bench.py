@@ -58,7 +58,7 @@ def serving(
         list[str] | None,
         typer.Option(help="A cell (mlp/json1_c64) or a model (mlp); repeatable [default: all]"),
     ] = None,
-    seconds: Annotated[float, typer.Option(help="Length of one measurement", min=0.1)] = 3.0,
+    seconds: Annotated[float, typer.Option(help="Length of one measurement", min=0.1)] = 2.0,
     repeats: Annotated[int, typer.Option(help="Rounds over all servers", min=1)] = 2,
     output: Annotated[Path, typer.Option(help="Where the numbers are written")] = Path(
         "bench-serving.json"

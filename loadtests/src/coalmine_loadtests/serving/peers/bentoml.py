@@ -15,7 +15,6 @@ from coalmine_loadtests.serving._wire import PLAIN
 __all__ = ["SERVERS"]
 
 _DISTRIBUTIONS = ("bentoml", "onnxruntime", "uvicorn")
-_ONE_ROW = ("mlp/json1_c8", "mlp/json1_c64", "gbt/json1_c64")
 
 
 def _serve(launch: Launch) -> Sequence[str]:
@@ -52,7 +51,7 @@ SERVERS = (
         title="BentoML, the same, batchable",
         lock="bentoml",
         distributions=_DISTRIBUTIONS,
-        cells=_ONE_ROW,
+        cells=("mlp/json1_c8", "mlp/json1_c64"),
         wire=PLAIN,
         command=_serve,
         environment=lambda launch: _environment(launch, "BENCH_TUNED", "BENCH_BATCHABLE"),

@@ -31,7 +31,7 @@ SERVERS = (
         title="stock KServe, quiet logs",
         lock="kserve",
         distributions=_DISTRIBUTIONS,
-        cells=cells_of("mlp", "gbt", "nop", "wide", "image"),
+        cells=cells_of("mlp", "gbt", "wide", "image"),
         wire=V2,
         command=lambda launch: _serve(launch, "--enable_latency_logging=False", "--quiet"),
     ),

@@ -34,7 +34,7 @@ SERVERS = (
         distributions=_DISTRIBUTIONS,
         cells=(
             *cells_of("mlp", "gbt", protocols=("json", "grpc")),
-            *cells_of("wide", "image", protocols=("grpc",)),
+            "wide/grpc1_c1m1",
         ),
         wire=V2,
         command=_serve,
@@ -44,7 +44,7 @@ SERVERS = (
         title="MLServer, adaptive batching",
         lock="mlserver",
         distributions=_DISTRIBUTIONS,
-        cells=("mlp/json1_c8", "mlp/json1_c64", "mlp/grpc1_c8m8", "gbt/json1_c64"),
+        cells=("mlp/json1_c8", "mlp/json1_c64", "mlp/grpc1_c8m8"),
         wire=V2,
         command=lambda launch: _serve(launch, "--batch", "64"),
     ),

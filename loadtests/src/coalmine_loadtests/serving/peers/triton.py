@@ -1,7 +1,7 @@
 """Triton, from the wheel of nvidia-pytriton.
 
-`triton` is its own server with the model in the Python backend; `pytriton` the decorated function
-that the wheel's documents show. Each with and without Triton's dynamic batching.
+`triton` is its own server with the model in the Python backend, with and without dynamic batching;
+`pytriton` the decorated function that the wheel's documents show, which batches as shipped.
 """
 
 from __future__ import annotations
@@ -17,10 +17,6 @@ from coalmine_loadtests.serving._wire import V2
 __all__ = ["SERVERS"]
 
 _DISTRIBUTIONS = ("nvidia-pytriton", "onnxruntime")
-_ONE_ROW = (
-    "mlp/json1_c8", "mlp/json1_c64", "mlp/grpc1_c8m1", "mlp/grpc1_c8m8", "gbt/json1_c64",
-    "gbt/grpc1_c8m8",
-)  # fmt: skip
 
 
 def _serve(launch: Launch, script: str, state: str, *options: str) -> Sequence[str]:
@@ -44,8 +40,8 @@ def _library(launch: Launch) -> Mapping[str, str]:
     return {"LD_LIBRARY_PATH": str(sysconfig.get_config_var("LIBDIR"))}
 
 
-def _pytriton(launch: Launch, *options: str) -> Sequence[str]:
-    return _serve(launch, "pytriton_server.py", "--workspace", *options)
+def _pytriton(launch: Launch) -> Sequence[str]:
+    return _serve(launch, "pytriton_server.py", "--workspace")
 
 
 SERVERS = (
@@ -54,7 +50,7 @@ SERVERS = (
         title="Triton, Python backend",
         lock="triton",
         distributions=_DISTRIBUTIONS,
-        cells=cells_of("mlp", "gbt", "nop", "wide", "image"),
+        cells=cells_of("mlp", "gbt", "wide", "image"),
         wire=V2,
         command=_triton,
     ),
@@ -69,22 +65,18 @@ SERVERS = (
     ),
     Server(
         name="pytriton",
-        title="PyTriton, decorated function",
+        title="PyTriton, a decorated function",
         lock="triton",
         distributions=_DISTRIBUTIONS,
-        cells=("mlp/json1_c8", "mlp/bin1024_c8", "mlp/grpc1_c8m1"),
+        cells=(
+            "mlp/json1_c8",
+            "mlp/json1_c64",
+            "mlp/grpc1_c8m1",
+            "mlp/grpc1_c8m8",
+            "mlp/bin1024_c8",
+        ),
         wire=V2,
         environment=_library,
         command=_pytriton,
-    ),
-    Server(
-        name="pytriton-batched",
-        title="PyTriton, dynamic batching",
-        lock="triton",
-        distributions=_DISTRIBUTIONS,
-        cells=_ONE_ROW,
-        wire=V2,
-        environment=_library,
-        command=lambda launch: _pytriton(launch, "--batching"),
     ),
 )
