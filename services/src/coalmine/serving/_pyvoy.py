@@ -22,6 +22,7 @@ from coalmine.serving._options import OPTIONS_VARIABLE, ServeOptions
 __all__ = ["STOP_SIGNALS", "run"]
 
 STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT)
+_HEAD_SECONDS = 10.0
 _STREAMS = 1024
 _WINDOW = 1024 * 1024
 _CONNECTIONS_MONITOR = (
@@ -75,8 +76,8 @@ def _bounded(config: dict[str, Any], options: ServeOptions) -> dict[str, Any]:
     listener["enable_reuse_port"] = options.processes > 1
     (chain,) = listener["filter_chains"]
     connection = chain["filters"][-1]["typed_config"]
-    connection["request_headers_timeout"] = "10s"
-    connection["request_timeout"] = "60s"
+    connection["request_headers_timeout"] = f"{min(_HEAD_SECONDS, options.request_timeout):g}s"
+    connection["request_timeout"] = f"{options.request_timeout:g}s"
     connection["common_http_protocol_options"] = {"idle_timeout": "300s"}
     connection["http2_protocol_options"] = {
         "max_concurrent_streams": _STREAMS,

@@ -15,6 +15,7 @@ from coalmine.serving._logging import configure_logging
 from coalmine.serving._member import Link
 from coalmine.serving._options import ServeOptions
 from coalmine.serving._ports import shared_socket
+from coalmine.serving._uvicorn_limits import LimitedConfig, sweep
 
 __all__ = ["run"]
 
@@ -36,8 +37,10 @@ class _Server(uvicorn.Server):
 
     def __init__(self, app: ServingApp, options: ServeOptions) -> None:
         super().__init__(
-            uvicorn.Config(
+            LimitedConfig(
                 app,
+                max_connections=options.max_connections,
+                request_timeout=options.request_timeout,
                 host=options.host,
                 port=options.port,
                 lifespan="on",
@@ -52,6 +55,7 @@ class _Server(uvicorn.Server):
         self._app = app
         self._options = options
         self._grpc: Any = None
+        self._sweeping: asyncio.Task[None] | None = None
         self._draining = False
 
     async def startup(self, sockets: list[Socket] | None = None) -> None:
@@ -60,6 +64,7 @@ class _Server(uvicorn.Server):
         # uvicorn's own handlers wait for its next tick: up to 0.1 s of saying ready after SIGTERM.
         for number in (signal.SIGINT, signal.SIGTERM):
             asyncio.get_running_loop().add_signal_handler(number, self.handle_exit, number, None)
+        self._sweeping = asyncio.create_task(sweep(self))
         if self._options.grpc_port is not None:
             from coalmine.serving._grpc_aio import start_grpc
 
@@ -73,6 +78,8 @@ class _Server(uvicorn.Server):
 
     async def shutdown(self, sockets: list[Socket] | None = None) -> None:
         """Stop gRPC too."""
+        if self._sweeping is not None:
+            self._sweeping.cancel()
         if self._grpc is not None:
             await self._grpc.stop(grace=0.5)
         await super().shutdown(sockets)

@@ -1,0 +1,115 @@
+"""What Envoy bounds by itself, for uvicorn: connections, the size of a head, a request's time."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any, cast
+
+import uvicorn
+from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
+
+from coalmine.clock import SYSTEM_CLOCK
+
+__all__ = ["LimitedConfig", "LimitedProtocol", "sweep"]
+
+#: Envoy's own bounds.
+_HEAD_BYTES = 60 * 1024
+_HEADERS = 100
+_HEAD_SECONDS = 10.0
+_SWEEPS = 4
+
+
+class LimitedConfig(uvicorn.Config):
+    """uvicorn's settings, with ours."""
+
+    def __init__(
+        self, app: Any, *, max_connections: int, request_timeout: float, **settings: Any
+    ) -> None:
+        super().__init__(app, http=LimitedProtocol, **settings)
+        self.max_connections = max_connections
+        self.request_timeout = request_timeout
+
+
+class LimitedProtocol(HttpToolsProtocol):
+    """uvicorn's HTTP/1.1 for clients that may be slow, large, or many."""
+
+    _in_head = False
+    _head = 0
+    _waiting: tuple[bool, object] | None = None
+    _since = 0.0
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        """Close at once if there are too many."""
+        config = cast(LimitedConfig, self.config)
+        full = len(self.connections) >= config.max_connections
+        super().connection_made(transport)
+        if full:
+            transport.abort()
+
+    def data_received(self, data: bytes) -> None:
+        """Count what has come of a head that is not complete."""
+        super().data_received(data)
+        if self._in_head:
+            self._head += len(data)
+            if self._head > _HEAD_BYTES:
+                self._refuse(431)
+
+    def on_message_begin(self) -> None:
+        """A head begins."""
+        self._in_head, self._head = True, 0
+        super().on_message_begin()
+
+    def on_headers_complete(self) -> None:
+        """Refuse a head that is too large although it came in one piece."""
+        size = sum(len(name) + len(value) for name, value in self.headers) + len(self.url)
+        if size > _HEAD_BYTES or len(self.headers) > _HEADERS:
+            self._refuse(431)
+            return
+        self._in_head = False
+        super().on_headers_complete()
+
+    def on_body(self, body: bytes) -> None:
+        """A refused request has a body too."""
+        if self.cycle is not None:
+            super().on_body(body)
+
+    def on_message_complete(self) -> None:
+        """A refused request ends too."""
+        if self.cycle is not None:
+            super().on_message_complete()
+
+    def check(self, now: float) -> None:
+        """Close if the client has been sending one request for too long."""
+        cycle = self.cycle
+        if cycle is not None and not cycle.response_complete:
+            waiting = (True, cycle) if cycle.more_body else None
+        else:  # an idle connection has a timer; one without sends a head, or has never sent any
+            waiting = (False, cycle) if self.timeout_keep_alive_task is None else None
+        before, self._waiting = self._waiting, waiting
+        if waiting is None or before is None or waiting[0] != before[0] or cycle is not before[1]:
+            self._since = now
+            return
+        limit = cast(LimitedConfig, self.config).request_timeout
+        if not waiting[0]:
+            limit = min(limit, _HEAD_SECONDS)
+        if now - self._since > limit:
+            self._refuse(408)
+
+    def _refuse(self, status: int) -> None:
+        if self.transport.is_closing():
+            return
+        if self._in_head or (self.cycle is not None and not self.cycle.response_started):
+            end = b"content-length: 0\r\nconnection: close\r\n\r\n"
+            self.transport.write(STATUS_LINE[status] + end)
+        self.transport.close()
+
+
+async def sweep(server: uvicorn.Server) -> None:
+    """Check all connections every now and then; never returns. It costs a request nothing."""
+    timeout = cast(LimitedConfig, server.config).request_timeout
+    while True:
+        await asyncio.sleep(min(1.0, timeout / _SWEEPS))
+        now = SYSTEM_CLOCK.monotonic()
+        for connection in list(server.server_state.connections):
+            if isinstance(connection, LimitedProtocol):
+                connection.check(now)
