@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import shutil
 import threading
 import time
@@ -18,6 +19,7 @@ import tritonclient.grpc as triton_grpc
 import tritonclient.http as triton_http
 
 from coalmine.records import spool_stats
+from coalmine.serving import ServeOptions, create_asgi
 
 BOTH = pytest.mark.parametrize("kind", ["pyvoy", "uvicorn"])
 
@@ -314,3 +316,21 @@ def test_records_name_the_version_that_answered(
     rows = [row for _, batch in log.read(0, limit_rows=1_000_000) for row in batch.to_pylist()]
     assert Counter(row["model_version"] for row in rows) == answers
     assert set(answers) == {"1", "2", "3", "4"}
+
+
+async def test_a_load_ends_although_nobody_waits_for_it(
+    models: Path, write_adder: Callable[..., None]
+) -> None:
+    app = create_asgi(ServeOptions(model=str(models)))
+    repository = app._plane.repository
+    write_adder(models / "many" / "11" / "model.onnx", 110)
+    asked = asyncio.create_task(repository.load("many"))
+    await asyncio.sleep(0)
+    asked.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await asked
+    while repository.get("many", None).version != "11":
+        await asyncio.sleep(0.01)
+    await repository.load("many")
+    assert repository.slot("many").state == "READY"
+    repository.close()

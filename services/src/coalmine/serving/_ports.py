@@ -57,11 +57,11 @@ def _bind(made: socket.socket, host: str, port: int) -> int:
 
 def is_listening(port: int) -> bool:
     """Whether this very process listens on a port; another that shares it does not count."""
-    for entry in os.scandir("/proc/self/fd"):
+    for number in os.listdir("/proc/self/fd"):
         try:
-            if not os.readlink(entry).startswith("socket:"):
+            if not os.readlink(f"/proc/self/fd/{number}").startswith("socket:"):
                 continue
-            copy = os.dup(int(entry.name))
+            copy = os.dup(int(number))
         except OSError:  # closed meanwhile
             continue
         with socket.socket(fileno=copy) as found:

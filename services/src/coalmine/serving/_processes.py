@@ -126,6 +126,8 @@ class _Supervisor:
                 delay,
             )
             await asyncio.sleep(delay)
+            if self._stopping.is_set():
+                return
 
     async def _live(self, member: Member, started: asyncio.Event) -> int:
         """One process from start to end; its status."""

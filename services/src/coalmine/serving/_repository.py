@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections.abc import Coroutine
 from dataclasses import asdict, dataclass, replace
 from enum import StrEnum
 from typing import Any
@@ -98,7 +99,7 @@ class Repository:
         self._serving: dict[str, Servable] = {}
         self._slots: dict[str, Slot] = {}
         self._changing = asyncio.Lock()
-        self._retiring: set[asyncio.Task[None]] = set()
+        self._tasks: set[asyncio.Task[None]] = set()
 
     def get(self, name: str, version: str | None) -> Servable:
         """What serves this model. UnknownModelError; ModelNotReadyError if it is not loaded."""
@@ -150,6 +151,10 @@ class Repository:
 
     async def load(self, name: str) -> None:
         """Load a model, or its newest version. UnknownModelError; ModelLoadError says why not."""
+        # Once begun it goes on to its end: a client that does not wait must not leave half of it.
+        await asyncio.shield(self._spawn(self._load(name)))
+
+    async def _load(self, name: str) -> None:
         async with self._changing:
             plan = self._named(await self.find(name))
             self.commit(await self.prepare(plan))
@@ -252,7 +257,7 @@ class Repository:
 
     def close(self) -> None:
         """Stop every model at once."""
-        for task in self._retiring:
+        for task in self._tasks:
             task.cancel()
         for servable in self._serving.values():
             servable.close()
@@ -292,9 +297,18 @@ class Repository:
     def _retire(self, servable: Servable | None) -> None:
         if servable is None:
             return
-        task = asyncio.get_running_loop().create_task(_close_when_idle(servable))
-        self._retiring.add(task)
-        task.add_done_callback(self._retiring.discard)
+        self._spawn(_close_when_idle(servable))
+
+    def _spawn(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+        def ended(task: asyncio.Task[None]) -> None:
+            self._tasks.discard(task)
+            if not task.cancelled():
+                task.exception()  # told by whoever waits for it; nobody may
+
+        task = asyncio.get_running_loop().create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(ended)
+        return task
 
     def _absent(self, name: str, version: str | None, servable: Servable | None) -> Exception:
         if servable is not None:
