@@ -16,7 +16,7 @@ GOOD = {"instances": [[1, 2, 3, 4]]}
 
 @pytest.fixture(scope="module", params=["pyvoy", "uvicorn"])
 def strict(request: pytest.FixtureRequest, start: Any, model_dir: Path) -> Any:
-    limits = ("--request-timeout", "1", "--max-connections", "30")
+    limits = ("--receive-timeout", "1", "--max-connections", "30")
     return start(model_dir, *limits, kind=request.param)
 
 

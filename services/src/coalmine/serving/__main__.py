@@ -39,7 +39,7 @@ _HELP = {
     "too) or reject (neither)",
     "max_body": "bytes of one request",
     "max_connections": "connections at once, of each process",
-    "request_timeout": "seconds in which a request must have come as a whole",
+    "receive_timeout": "seconds in which a request must have come as a whole",
     "max_concurrency": "requests at once",
     "inline": "run batches on the event loop: auto (if cheaper than another thread), always, never",
     "max_batch_rows": "rows run at once",

@@ -131,6 +131,11 @@ class Batcher:
                 queue.drop(ticket)
                 ticket.tensors = {}
 
+    @property
+    def is_idle(self) -> bool:
+        """Whether nothing is being run; what is run for a caller that has left counts too."""
+        return self._idle == self._runners
+
     def close(self) -> None:
         """Let the runners end; callers that still wait are told that the model is gone."""
         for _ in range(self._runners):

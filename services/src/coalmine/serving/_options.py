@@ -97,7 +97,7 @@ class ServeOptions:
     max_connections: int = 10_000
     """Connections of clients at once, of each process; more are closed at once."""
 
-    request_timeout: float = 60.0
+    receive_timeout: float = 60.0
     """Seconds in which a request must have come as a whole; then 408. Its head has 10 at most."""
 
     max_concurrency: int = 1024

@@ -76,8 +76,8 @@ def _bounded(config: dict[str, Any], options: ServeOptions) -> dict[str, Any]:
     listener["enable_reuse_port"] = options.processes > 1
     (chain,) = listener["filter_chains"]
     connection = chain["filters"][-1]["typed_config"]
-    connection["request_headers_timeout"] = f"{min(_HEAD_SECONDS, options.request_timeout):g}s"
-    connection["request_timeout"] = f"{options.request_timeout:g}s"
+    connection["request_headers_timeout"] = f"{min(_HEAD_SECONDS, options.receive_timeout):g}s"
+    connection["request_timeout"] = f"{options.receive_timeout:g}s"
     connection["common_http_protocol_options"] = {"idle_timeout": "300s"}
     connection["http2_protocol_options"] = {
         "max_concurrent_streams": _STREAMS,

@@ -323,7 +323,7 @@ class Repository:
 
 
 async def _close_when_idle(servable: Servable) -> None:
-    while servable.calls:
+    while not servable.is_idle:
         await asyncio.sleep(_RETIRE_POLL)
     await asyncio.to_thread(servable.close)
 

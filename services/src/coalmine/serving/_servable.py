@@ -202,6 +202,11 @@ class Servable:
             _log.exception("a batch could not be answered")
             batch.fail(error)
 
+    @property
+    def is_idle(self) -> bool:
+        """Whether it may be closed: no call is on its way, and nothing runs for one that left."""
+        return self.calls == 0 and self._batcher.is_idle
+
     def close(self) -> None:
         """Stop the runners, then release the model."""
         self._batcher.close()

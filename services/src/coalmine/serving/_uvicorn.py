@@ -40,7 +40,7 @@ class _Server(uvicorn.Server):
             LimitedConfig(
                 app,
                 max_connections=options.max_connections,
-                request_timeout=options.request_timeout,
+                receive_timeout=options.receive_timeout,
                 host=options.host,
                 port=options.port,
                 lifespan="on",

@@ -23,11 +23,11 @@ class LimitedConfig(uvicorn.Config):
     """uvicorn's settings, with ours."""
 
     def __init__(
-        self, app: Any, *, max_connections: int, request_timeout: float, **settings: Any
+        self, app: Any, *, max_connections: int, receive_timeout: float, **settings: Any
     ) -> None:
         super().__init__(app, http=LimitedProtocol, **settings)
         self.max_connections = max_connections
-        self.request_timeout = request_timeout
+        self.receive_timeout = receive_timeout
 
 
 class LimitedProtocol(HttpToolsProtocol):
@@ -89,7 +89,7 @@ class LimitedProtocol(HttpToolsProtocol):
         if waiting is None or before is None or waiting[0] != before[0] or cycle is not before[1]:
             self._since = now
             return
-        limit = cast(LimitedConfig, self.config).request_timeout
+        limit = cast(LimitedConfig, self.config).receive_timeout
         if not waiting[0]:
             limit = min(limit, _HEAD_SECONDS)
         if now - self._since > limit:
@@ -106,7 +106,7 @@ class LimitedProtocol(HttpToolsProtocol):
 
 async def sweep(server: uvicorn.Server) -> None:
     """Check all connections every now and then; never returns. It costs a request nothing."""
-    timeout = cast(LimitedConfig, server.config).request_timeout
+    timeout = cast(LimitedConfig, server.config).receive_timeout
     while True:
         await asyncio.sleep(min(1.0, timeout / _SWEEPS))
         now = SYSTEM_CLOCK.monotonic()
