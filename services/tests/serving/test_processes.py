@@ -15,7 +15,7 @@ import psutil
 import pytest
 import tritonclient.grpc as triton_grpc
 
-from coalmine.records import spool_stats
+from coalmine.records import drain_spool
 
 BOTH = pytest.mark.parametrize("kind", ["pyvoy", pytest.param("uvicorn", marks=pytest.mark.slow)])
 BODY = {"inputs": [{"name": "x", "datatype": "FP32", "shape": [1, 1], "data": [0]}]}
@@ -251,7 +251,7 @@ def test_each_process_has_its_own_spool(
         assert answer.status_code == 200
     assert metric(served, "coalmine_records_emitted_total") == MANY
     assert served.stop() == 0
-    accounts = [spool_stats(spool / str(index)) for index in range(2)]
+    accounts = [drain_spool(spool / str(index), url, timeout=20) for index in range(2)]
     assert sum(account.emitted_rows for account in accounts) == MANY
     assert all(account.emitted_rows for account in accounts)
     rows = [row for _, batch in log.read(0, limit_rows=10_000) for row in batch.to_pylist()]
