@@ -259,6 +259,20 @@ def test_each_process_has_its_own_spool(
     assert {row["model_version"] for row in rows} == {"1"}
 
 
+def test_records_of_processes_that_are_no_more_are_shipped(
+    start_two: Any, start: Any, model_dir: Path, tmp_path: Path, collector: Any
+) -> None:
+    url, log = collector
+    spool = tmp_path / "spool"
+    row = {"instances": [[1, 2, 3, 4]]}
+    away = start_two(model_dir, "--records", "http://127.0.0.1:9", "--spool", str(spool))
+    for _ in range(MANY):
+        assert httpx.post(f"{away.url}/v1/models/toy:predict", json=row).status_code == 200
+    assert away.stop() == 0
+    start(model_dir, "--records", url, "--spool", str(spool))
+    wait_for(lambda: log.stats().rows == MANY)
+
+
 def test_an_unreachable_number_of_processes(start: Any, models: Path) -> None:
     served = start(models, "--processes", "0", ready=False)
     assert served.process.wait(20) == 1

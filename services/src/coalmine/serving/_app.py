@@ -16,6 +16,7 @@ from coalmine.serving._dataplane import Dataplane, Limits
 from coalmine.serving._gpu import watch_gpus
 from coalmine.serving._grpc import SERVICE, GrpcEdge
 from coalmine.serving._http import HttpEdge
+from coalmine.serving._leftovers import ship_leftovers
 from coalmine.serving._loader import Loader
 from coalmine.serving._management import REPOSITORY, Control, Management
 from coalmine.serving._member import Link
@@ -151,6 +152,9 @@ class ServingApp:
             self._watching = asyncio.create_task(
                 watch(plane.repository, self._control, every=every)
             )
+        if self._options.spool is not None and (link is None or link.index == 0):
+            root = self._options.spool if link is None else self._options.spool.parent
+            ship_leftovers(root, self._options)
         await send({"type": "lifespan.startup.complete"})
         await receive()
         if self._watching is not None:

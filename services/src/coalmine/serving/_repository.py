@@ -242,9 +242,9 @@ class Repository:
 
     async def discover(self) -> None:
         """Note models that came since the start; nothing is loaded."""
-        for name in await asyncio.to_thread(self.look):
-            if name not in self._slots:
-                self._set(Slot(name))
+        for offer in await asyncio.to_thread(self._catalogue.offers):
+            if offer.name is not None and offer.name not in self._slots:
+                self._set(Slot(offer.name))
 
     def look(self) -> dict[str, object]:
         """What is offered now, by name, with what differs when its content does. Blocks."""
