@@ -149,9 +149,10 @@ async def test_commands_and_refusals(client: httpx.AsyncClient) -> None:
         "error": f"{id} is under way with version 4; one runs at a time",
     }
     assert (await client.post(f"/v1/rollouts/{id}/resume")).status_code == 409
-    paused = await client.post(f"/v1/rollouts/{id}/pause", json={"actor": "ann"})
+    by_ann = {"actor": "ann", "reason": "lunch"}
+    paused = await client.post(f"/v1/rollouts/{id}/pause", json=by_ann)
     assert paused.json()["state"] == "holding"
-    assert paused.json()["held"] == "paused by ann"
+    assert paused.json()["held"] == "paused by ann: lunch"
     await client.post(f"/v1/rollouts/{id}/abort", json={"actor": "ann"})
     shown = await ended(client, id)
     assert (shown["state"], shown["why"]) == ("aborted", "aborted by ann")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import getpass
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -59,6 +60,35 @@ def history(state: StateOption = None) -> None:
         )
 
 
+@app.command(epilog="Example:  coalmine rollout explain r2")
+def explain(rollout: IdArgument = None, state: StateOption = None) -> None:
+    """Tell what happened to a rollout, step by step, on what evidence, and what it waits for."""
+    from coalmine.cli._explain import explained
+
+    running = find_running(state)
+    key = rollout or _newest(running)["id"]
+    typer.echo(explained(request(running, "rollout", f"/v1/rollouts/{key}")))
+
+
+@app.command(epilog="Example:  coalmine rollout replay r2 --database backup/rollout.db")
+def replay(
+    rollout: Annotated[str, typer.Argument(help="The rollout", metavar="ID")],
+    database: Annotated[
+        Path | None,
+        typer.Option(help="The controller's database [default: that of the state directory]"),
+    ] = None,
+    state: StateOption = None,
+) -> None:
+    """Decide again from the ledger alone, offline; exits 1 if any verdict comes out differently."""
+    from coalmine.cli._explain import compared
+    from coalmine.rollout import replay as replayed
+
+    verdicts = replayed(database or _database(state), rollout)
+    typer.echo(compared(rollout, verdicts))
+    if not all(verdict.same for verdict in verdicts):
+        raise typer.Exit(1)
+
+
 @app.command(epilog="Example:  coalmine rollout pause")
 def pause(rollout: IdArgument = None, reason: ReasonOption = "", state: StateOption = None) -> None:
     """Keep the weights as they are until resumed; a regression still rolls back."""
@@ -85,6 +115,22 @@ def promote(
 def abort(rollout: IdArgument = None, reason: ReasonOption = "", state: StateOption = None) -> None:
     """Send all requests back to stable and end the rollout."""
     _act("abort", rollout, reason=reason, state=state)
+
+
+def _database(state: Path | None) -> Path:
+    """The database below a state directory; the stack need not run."""
+    from coalmine.stack import StateDirectory
+
+    found = [state] if state is not None else sorted(Path(".coalmine").glob("*/"))
+    databases = [StateDirectory(each).database("rollout") for each in found]
+    existing = [database for database in databases if database.is_file()]
+    if len(existing) == 1:
+        return existing[0]
+    if existing:
+        names = ", ".join(str(database) for database in existing)
+        raise CommandError(f"several databases ({names}): choose one with --state or --database")
+    where = "below .coalmine" if state is None else f"in {state}"
+    raise CommandError(f"no rollout database {where}; name one with --database FILE")
 
 
 def _act(action: str, rollout: str | None, *, reason: str, state: Any) -> None:

@@ -94,7 +94,7 @@ class EnvoyGateway:
         Raises `GatewayUnavailable` if Envoy's admin port does not answer.
         """
         dump = await self._get("/config_dump", resource="dynamic_route_configs")
-        return parse_plan(dump.json().get("configs", ()))
+        return parse_plan(dump.json().get("configs", ()), self._routing)
 
     async def _write_and_wait(self, plan: RoutePlan, rejections: dict[str, int] | None) -> None:
         give_up = self._clock.monotonic() + self._timeout

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,7 @@ ROUTE_CONFIG = "coalmine"
 _TYPE = "type.googleapis.com/envoy.config.route.v3.RouteConfiguration"
 _METADATA = "coalmine"
 _MILLION = 1_000_000
+_OUTDATED = "outdated"
 #: The order of the arms in the split. The canary comes first: sticky hashes below its weight are
 #: its own, so that a caller who reached it stays there as the weight rises.
 _ORDER = (Arm.CANARY, Arm.BASELINE, Arm.STABLE)
@@ -45,7 +47,11 @@ def render_routes(plan: RoutePlan, routing: RoutingSpec) -> str:
     """The discovery response for a plan."""
     # Envoy does not look at the version of routes that are the same as before, and would show the
     # old one for ever: a new decision with the same weights must differ in something.
-    metadata = {"salt": plan.salt, "decision": plan.decision_id}
+    metadata = {
+        "salt": plan.salt,
+        "decision": plan.decision_id,
+        "routing": _digest(routing),
+    }
     route: dict[str, Any] = {
         "match": {"prefix": "/"},
         "metadata": {"filter_metadata": {_METADATA: metadata}},
@@ -60,7 +66,9 @@ def render_routes(plan: RoutePlan, routing: RoutingSpec) -> str:
         "name": ROUTE_CONFIG,
         # Without it Envoy takes a route to a cluster it does not have, and answers 503 there.
         "validate_clusters": True,
-        "virtual_hosts": [{"name": "arms", "domains": ["*"], "routes": [route]}],
+        "virtual_hosts": [
+            {"name": "arms", "domains": ["*"], "routes": [*_chosen(plan, routing), route]}
+        ],
         # A request without any id still has one and the same at every arm that sees it. A header
         # of its own, since one in `x-request-id` would win over the id inside the caller's body.
         "request_headers_to_add": [
@@ -74,16 +82,31 @@ def render_routes(plan: RoutePlan, routing: RoutingSpec) -> str:
     return yaml.safe_dump(response, sort_keys=False)
 
 
-def _forward(plan: RoutePlan, routing: RoutingSpec) -> dict[str, Any]:
-    clusters: dict[str, Any] = {
-        "clusters": [
-            {"name": arm.value, "weight": plan.weights[arm]}
-            for arm in _ORDER
-            if arm in plan.weights
-        ]
-    }
-    action: dict[str, Any] = {
-        "weighted_clusters": clusters,
+def _chosen(plan: RoutePlan, routing: RoutingSpec) -> list[dict[str, Any]]:
+    """The routes of requests whose header names an arm; before the split, which they are not in."""
+    name = routing.arm_header
+    if name is None or not plan.weights:
+        return []
+    arms = [*plan.weights, *([plan.mirror[0]] if plan.mirror else [])]
+    routes: list[dict[str, Any]] = [
+        {
+            "match": {
+                "prefix": "/",
+                "headers": [{"name": name, "string_match": {"exact": arm.value}}],
+            },
+            "route": {"cluster": arm.value, **_tries(routing)},
+        }
+        for arm in arms
+    ]
+    # Not the split: a tester who asks for the canary must not take stable's answers for its.
+    body = f"{name}: names no arm that has a model now; there are: {', '.join(arms)}"
+    refused = {"match": {"prefix": "/", "headers": [{"name": name, "present_match": True}]}}
+    routes.append({**refused, "direct_response": {"status": 404, "body": {"inline_string": body}}})
+    return routes
+
+
+def _tries(routing: RoutingSpec) -> dict[str, Any]:
+    return {
         "timeout": _seconds(routing.timeout),
         "retry_policy": {
             # Inference is idempotent: a request whose connection broke is sent again.
@@ -95,6 +118,17 @@ def _forward(plan: RoutePlan, routing: RoutingSpec) -> dict[str, Any]:
             },
         },
     }
+
+
+def _forward(plan: RoutePlan, routing: RoutingSpec) -> dict[str, Any]:
+    clusters: dict[str, Any] = {
+        "clusters": [
+            {"name": arm.value, "weight": plan.weights[arm]}
+            for arm in _ORDER
+            if arm in plan.weights
+        ]
+    }
+    action: dict[str, Any] = {"weighted_clusters": clusters, **_tries(routing)}
     if routing.sticky_header is not None:
         clusters["use_hash_policy"] = True
         salted = {"pattern": {"regex": "^"}, "substitution": f"{plan.salt}/"}
@@ -113,23 +147,34 @@ def _forward(plan: RoutePlan, routing: RoutingSpec) -> dict[str, Any]:
     return action
 
 
-def parse_plan(dump: Iterable[dict[str, Any]]) -> RoutePlan | None:
-    """The plan in force, from the dynamic route configurations of Envoy's `config_dump`."""
+def parse_plan(dump: Iterable[dict[str, Any]], routing: RoutingSpec) -> RoutePlan | None:
+    """The plan in force, from the dynamic route configurations of Envoy's `config_dump`.
+
+    Its decision is `outdated` if it was applied with another routing than this, such as that of the
+    service file before an edit.
+    """
     for entry in dump:
         config = entry.get("route_config", {})
         if config.get("name") != ROUTE_CONFIG:
             continue
-        route = config["virtual_hosts"][0]["routes"][0]
+        # The split comes last, behind the routes of chosen arms.
+        route = config["virtual_hosts"][0]["routes"][-1]
         action = route.get("route", {})
         clusters = action.get("weighted_clusters", {}).get("clusters", ())
+        metadata = route["metadata"]["filter_metadata"][_METADATA]
+        current = metadata.get("routing") == _digest(routing)
         return RoutePlan(
-            decision_id=entry["version_info"],
+            decision_id=entry["version_info"] if current else _OUTDATED,
             # Protobuf's JSON leaves a weight of zero out.
             weights={Arm(cluster["name"]): int(cluster.get("weight", 0)) for cluster in clusters},
             mirror=_mirror(action.get("request_mirror_policies", ())),
-            salt=route["metadata"]["filter_metadata"][_METADATA]["salt"],
+            salt=metadata["salt"],
         )
     return None
+
+
+def _digest(routing: RoutingSpec) -> str:
+    return hashlib.sha256(routing.model_dump_json().encode()).hexdigest()[:16]
 
 
 def _mirror(policies: Iterable[dict[str, Any]]) -> tuple[Arm, float] | None:

@@ -57,6 +57,7 @@ class _Start(BaseModel):
 class _By(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
+    reason: str = Field(default="", max_length=2000)
     actor: str = Field(default="unknown", min_length=1, max_length=200)
 
 
@@ -189,5 +190,6 @@ def _serve_rollouts(
     def act(
         id: str, what: Literal["pause", "resume", "promote", "abort"], by: _By | None = None
     ) -> dict[str, Any]:
-        actor = "unknown" if by is None else by.actor
-        return _shown.rollout(command(store, id, what, actor=actor, clock=clock))
+        by = by or _By()
+        changed = command(store, id, what, actor=by.actor, reason=by.reason, clock=clock)
+        return _shown.rollout(changed)

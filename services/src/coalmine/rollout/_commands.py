@@ -79,15 +79,19 @@ def start(
     return rollout
 
 
-def command(store: Store, id: str, what: Command, *, actor: str, clock: Clock) -> Rollout:
+def command(
+    store: Store, id: str, what: Command, *, actor: str, clock: Clock, reason: str = ""
+) -> Rollout:
     """Pause, resume, promote or abort a rollout; `RolloutRefused` where that is not possible."""
+    body = {"reason": reason} if reason else {}
+    by = f"{actor}: {reason}" if reason else actor
     change = _COMMANDS[what]
     for _ in range(_TRIES):
         rollout = store.rollout(id)
-        changed = change(rollout, clock.time(), actor)
+        changed = change(rollout, clock.time(), by)
         decision = desired(Serving(stable=rollout.stable), changed).plan.decision_id
         try:
-            return store.save(changed, Entry(what, actor, decision))
+            return store.save(changed, Entry(what, actor, decision, body))
         except RolloutMoved:
             continue
     raise RolloutRefused(f"{id} is changing too quickly; try again")
@@ -128,31 +132,31 @@ def _named(model: DeployedModel) -> dict[str, str]:
     return {"version": model.version, "digest": model.digest}
 
 
-def _pause(rollout: Rollout, now: float, actor: str) -> Rollout:
+def _pause(rollout: Rollout, now: float, by: str) -> Rollout:
     if not rollout.judged or rollout.held is not None:
         raise RolloutRefused(f"{rollout.id} is {rollout.state}: there is nothing to pause")
-    return rollout.holding(f"paused by {actor}")
+    return rollout.holding(f"paused by {by}")
 
 
-def _resume(rollout: Rollout, now: float, actor: str) -> Rollout:
+def _resume(rollout: Rollout, now: float, by: str) -> Rollout:
     if rollout.held is None or not rollout.judged:
         raise RolloutRefused(f"{rollout.id} is {rollout.state}: it is not held")
     return rollout.resumed(now)
 
 
-def _promote(rollout: Rollout, now: float, actor: str) -> Rollout:
+def _promote(rollout: Rollout, now: float, by: str) -> Rollout:
     if not rollout.judged:
         raise RolloutRefused(f"{rollout.id} is {rollout.state}: it is decided already")
     return rollout.promoted_by_hand(now)
 
 
-def _abort(rollout: Rollout, now: float, actor: str) -> Rollout:
+def _abort(rollout: Rollout, now: float, by: str) -> Rollout:
     first = rollout.stable is None and rollout.phase is Phase.SETTLE
     if not (rollout.judged or first or rollout.phase in (Phase.SWITCH, Phase.REPLACE)):
         raise RolloutRefused(
             f"{rollout.id} is {rollout.state}: too late to abort; roll out another version instead"
         )
-    return rollout.reverted(now, outcome="aborted", why=f"aborted by {actor}")
+    return rollout.reverted(now, outcome="aborted", why=f"aborted by {by}")
 
 
 _COMMANDS: dict[Command, Callable[[Rollout, float, str], Rollout]] = {

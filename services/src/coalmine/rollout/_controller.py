@@ -206,7 +206,11 @@ class Controller:
                 await self._revert(judged, "rolled_back", why=why, body=body)
                 return
             if kind == "non_inferior" and rollout.held is None:
-                await self._save(judged.passed(now), "passed", body)
+                if judged.gated:
+                    waiting = judged.waiting_at_gate()
+                    await self._save(waiting, "held", {"why": waiting.held, **body})
+                else:
+                    await self._save(judged.passed(now), "passed", body)
                 return
             if judgement.news:
                 rollout = await self._save(judged, "judged", body)

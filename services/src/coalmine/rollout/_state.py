@@ -93,6 +93,12 @@ class Rollout(_Frozen):
     held: str | None = None
     """Why it does not go on by itself."""
 
+    at_gate: bool = False
+    """Whether it is held because the stage was passed, and a person has to let it go on."""
+
+    approved: bool = False
+    """Whether a person did, for the current stage."""
+
     windows: tuple[Window, ...] = ()
     verdict: VerdictKind | None = None
     outcome: Outcome | None = None
@@ -120,6 +126,15 @@ class Rollout(_Frozen):
     def under_way(self) -> bool:
         """Whether it has not ended."""
         return self.phase is not Phase.DONE
+
+    @property
+    def gated(self) -> bool:
+        """Whether passing the current stage is not enough to go on."""
+        if self.approved:
+            return False
+        if self.phase is Phase.SHADOW:
+            return self.policy.shadow is not None and self.policy.shadow.gate
+        return self.phase is Phase.STEP and self.policy.steps[self.step].gate
 
     @property
     def arm(self) -> Arm:
@@ -162,7 +177,7 @@ class Rollout(_Frozen):
 
     def passed(self, now: float) -> Self:
         """The stage was passed: on to the next."""
-        closed = self._closed(now)
+        closed = self._closed(now)._to(approved=False)
         if self.phase is Phase.SHADOW:
             upcoming = 0
         elif self.phase is Phase.STEP:
@@ -174,19 +189,26 @@ class Rollout(_Frozen):
 
     def promoted_by_hand(self, now: float) -> Self:
         """Somebody decided without waiting for evidence."""
-        return self._closed(now)._to(phase=Phase.SWITCH, held=None)
+        return self._closed(now)._to(phase=Phase.SWITCH, held=None, at_gate=False)
 
     def reverted(self, now: float, *, outcome: Outcome, why: str) -> Self:
         """Back to stable."""
-        return self._closed(now)._to(phase=Phase.REVERT, outcome=outcome, why=why, held=None)
+        back = self._closed(now)._to(held=None, at_gate=False)
+        return back._to(phase=Phase.REVERT, outcome=outcome, why=why)
 
     def holding(self, why: str) -> Self:
         """Stay at this weight until somebody decides; a regression still rolls back."""
         return self._to(held=why)
 
+    def waiting_at_gate(self) -> Self:
+        """The stage is passed; stay at its weight until a person lets it go on."""
+        return self._to(held=f"{self.stage} is passed, and waits for a person", at_gate=True)
+
     def resumed(self, now: float) -> Self:
-        """Go on, with the whole time again."""
-        return self._to(held=None, deadline=now + self.policy.max_duration)
+        """Go on, with the whole time again; at a gate, through it."""
+        deadline = now + self.policy.max_duration
+        approved = self.approved or self.at_gate
+        return self._to(held=None, at_gate=False, approved=approved, deadline=deadline)
 
     def judged_as(self, verdict: VerdictKind) -> Self:
         """Remember the latest verdict."""

@@ -61,11 +61,21 @@ class RoutingSpec(_Spec):
     sticky_header: HeaderName | None = "x-user-id"
     """Requests with the same value stay on one arm while weights rise; null: each request alone."""
 
+    arm_header: HeaderName | None = None
+    """A request whose header of this name says `canary` (or another arm) goes there, outside of
+    the split: for testers. null: no header chooses."""
+
     timeout: Duration = 30.0
     """Whole-request limit at the gateway, retries included."""
 
     retries: Annotated[int, Field(ge=0, le=100)] = 30
     """Tries after a refused or broken connection to an arm, with back-off: bridges its restart."""
+
+    @model_validator(mode="after")
+    def _headers_differ(self) -> RoutingSpec:
+        if self.arm_header is not None and self.arm_header == self.sticky_header:
+            raise ValueError(f"arm_header: {self.arm_header} is the `sticky_header` already")
+        return self
 
 
 class ShadowSpec(_Spec):
@@ -75,6 +85,9 @@ class ShadowSpec(_Spec):
     min_time: Duration = 60.0
     """At least this long, and until the paired labels show non-inferiority or regression."""
 
+    gate: bool = False
+    """Whether a person has to let it go on (`coalmine rollout resume`) once it is passed."""
+
 
 class StepSpec(_Spec):
     """One step of the canary."""
@@ -83,6 +96,9 @@ class StepSpec(_Spec):
     """Percent of requests to the canary."""
 
     min_time: Duration = 60.0
+    gate: bool = False
+    """Whether a person has to let it go on (`coalmine rollout resume`) once it is passed; of the
+    last step: to the promotion."""
 
 
 class GuardsSpec(_Spec):
