@@ -59,7 +59,7 @@ demo: setup ## Run the whole loop once, unattended, and write a report to coalmi
 bench: setup ## Measure, and print ratios
 	$(BIN)/coalmine bench
 
-bench-serving: setup ## Measure the server beside its peers (20 minutes; needs wrk, nghttp2-client, nginx-light)
+bench-serving: setup ## Measure the server beside its peers (25 minutes; needs wrk, nghttp2-client, nginx-light)
 	$(BIN)/coalmine bench serving --docs docs/benchmarks.md --plots docs/benchmarks
 
 clean: ## Remove the environments, caches and local state

@@ -199,3 +199,4 @@ def test_the_command_shows_an_earlier_run(results: Results, tmp_path: Path) -> N
     assert "6.5x" in done.output
     assert "### Bars" in page.read_text()
     assert (tmp_path / "plots" / "throughput.svg").exists()
+    assert "![throughput](plots/throughput.svg)" in page.read_text()

@@ -75,9 +75,10 @@ def run_soak(servers: Sequence[Server], *, requests: int, records: bool, console
 def write_report(
     results: Results, *, console: Console, docs: Path | None = None, plots: Path | None = None
 ) -> None:
-    """Write the document's tables and the plots."""
+    """Write the plots, and the document's tables with the plots among them."""
+    written = write_plots(results, plots) if plots is not None else []
     if docs is not None:
-        write_docs(results, docs)
-        console.print(f"written: {docs}")
-    for path in write_plots(results, plots) if plots is not None else ():
+        write_docs(results, docs, plots=written)
+        written.append(docs)
+    for path in written:
         console.print(f"written: {path}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Sequence
 from datetime import UTC, datetime
@@ -161,11 +162,12 @@ def _starts(results: Results, servers: Sequence[str]) -> str:
     return "\n".join(lines) + "\n"
 
 
-def write_docs(results: Results, path: Path) -> None:
-    """Replace what is between the markers in a document."""
+def write_docs(results: Results, path: Path, *, plots: Sequence[Path] = ()) -> None:
+    """Replace what is between the markers in a document, which shows `plots` too."""
     text = path.read_text("utf-8")
     pattern = re.compile(f"{re.escape(_BEGIN)}\n.*?{re.escape(_END)}", re.S)
     if not pattern.search(text):
         raise ServingBenchError(f"{path} lacks the lines {_BEGIN!r} and {_END!r}")
-    new = f"{_BEGIN}\n\n{markdown(results)}\n{_END}"
+    images = [f"![{p.stem}]({os.path.relpath(p, path.parent)})\n" for p in plots]
+    new = "\n".join([_BEGIN, "", *images, markdown(results), _END])
     path.write_text(pattern.sub(lambda _: new, text), "utf-8")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import signal
+import sys
 from pathlib import Path
 from typing import Annotated
 
@@ -103,6 +105,8 @@ def serving(
     )
 
     console = Console()
+    # Told to end, it ends the servers that it started too.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     if report is not None:
         results = Results.read(report)
         print_results(results, console)
