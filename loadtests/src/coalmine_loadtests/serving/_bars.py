@@ -13,11 +13,11 @@ from typing import Literal
 from coalmine_loadtests.serving._plan import IN_PROCESS
 from coalmine_loadtests.serving._samples import Measured, Results
 
-__all__ = ["BARS", "Bar", "Verdict", "judge", "peers_of", "stock"]
+__all__ = ["BARS", "CEILINGS", "Bar", "Verdict", "judge", "peers_of", "stock"]
 
 _OURS, _UNRECORDED, _STOCK = "coalmine", "coalmine-unrecorded", "kserve"
 _TRITON_BATCHED = "triton-batched"
-_CEILINGS = {IN_PROCESS, "nginx"}
+CEILINGS = {IN_PROCESS, "nginx"}
 _MB = "MB"
 
 
@@ -74,7 +74,7 @@ def peers_of(results: Results) -> list[str]:
     return [
         name
         for name in results.servers()
-        if name.partition("-")[0] != _OURS and name not in _CEILINGS
+        if name.partition("-")[0] != _OURS and name not in CEILINGS
     ]
 
 

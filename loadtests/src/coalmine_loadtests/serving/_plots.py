@@ -3,46 +3,60 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from coalmine_loadtests.serving._plan import IN_PROCESS
+from coalmine_loadtests.serving._bars import CEILINGS
 from coalmine_loadtests.serving._samples import Measured, Results
 
 __all__ = ["write_plots"]
 
-_OURS, _PEER, _CEILING = "#c8553d", "#588b8b", "#bbbbbb"
+_OURS, _PEER = "#c8553d", "#588b8b"
 _PANELS = ("mlp/json1_c64", "mlp/grpc1_c8m8", "mlp/bin1024_c8", "gbt/json1_c64")
 _LATENCY = ("mlp/json1_c8", "mlp/grpc1_c8m1", "wide/bin1_c1", "image/bin1_c1")
+
+
+@dataclass(frozen=True, slots=True)
+class _Plot:
+    name: str
+    label: str
+    cells: tuple[str, ...]
+    value: Callable[[Measured], float]
+    least_is_best: bool = True
+    logarithmic: bool = False
 
 
 def write_plots(results: Results, directory: Path) -> list[Path]:
     """Write the SVG files and return their paths; a plot of nothing is not written."""
     directory.mkdir(parents=True, exist_ok=True)
     plots = (
-        ("throughput", "rows/s, one core", _PANELS, lambda m: m.rows_per_s),
-        ("latency", "p99 in ms", _LATENCY, lambda m: m.p99_ms),
-        ("cpu", "CPU in us a request, all processes of the server", _PANELS, lambda m: m.cpu_us),
+        _Plot(
+            "throughput",
+            "rows/s, one core",
+            _PANELS,
+            lambda m: m.rows_per_s,
+            least_is_best=False,
+        ),
+        _Plot("latency", "p99 in ms", _LATENCY, lambda m: m.p99_ms, logarithmic=True),
+        _Plot("cpu", "CPU in us a request, all processes of the server", _PANELS, _cpu),
     )
     written = []
-    for name, label, cells, value in plots:
-        path = directory / f"{name}.svg"
-        if _plot(results, path, label=label, cells=cells, value=value):
+    for plot in plots:
+        path = directory / f"{plot.name}.svg"
+        if _draw(results, plot, path):
             written.append(path)
     return written
 
 
-def _plot(
-    results: Results,
-    path: Path,
-    *,
-    label: str,
-    cells: tuple[str, ...],
-    value: Callable[[Measured], float],
-) -> bool:
+def _cpu(measured: Measured) -> float:
+    return measured.cpu_us
+
+
+def _draw(results: Results, plot: _Plot, path: Path) -> bool:
     import matplotlib
 
-    panels = [(cell, found) for cell in cells if (found := _values(results, cell, value))]
+    panels = [(cell, f) for cell in plot.cells if (f := _values(results, cell, plot.value))]
     if not panels:
         return False
     # The same results give the same file: no random ids, no date.
@@ -55,7 +69,7 @@ def _plot(
         figure = Figure(figsize=(5.2 * columns, rows * (0.24 * height + 0.9)), layout="constrained")
         axes = figure.subplots(rows, columns, squeeze=False).ravel()
         for axis, (cell, found) in zip(axes, panels, strict=False):
-            _panel(axis, results, cell, found, label=label)
+            _panel(axis, results, plot, cell, found)
         for axis in axes[len(panels) :]:
             axis.set_axis_off()
         figure.savefig(path, metadata={"Date": None})
@@ -65,27 +79,34 @@ def _plot(
 def _values(
     results: Results, cell: str, value: Callable[[Measured], float]
 ) -> list[tuple[str, float]]:
-    found = [(s, value(m)) for s in results.servers() if (m := results.measured(s, cell))]
+    """A ceiling is in the tables alone: beside nginx nothing else could be told apart."""
+    servers = [server for server in results.servers() if server not in CEILINGS]
+    found = [(s, value(m)) for s in servers if (m := results.measured(s, cell))]
     return sorted([each for each in found if each[1] > 0], key=lambda each: each[1])
 
 
 def _panel(
-    axis: Any, results: Results, cell: str, found: list[tuple[str, float]], *, label: str
+    axis: Any, results: Results, plot: _Plot, cell: str, found: list[tuple[str, float]]
 ) -> None:
-    names = [server for server, _ in found]
-    colors = [_color(server) for server in names]
-    bars = axis.barh(range(len(found)), [v for _, v in found], color=colors)
-    axis.set_yticks(range(len(found)), [results.titles[server] for server in names])
-    axis.bar_label(bars, labels=[f" {v:,.0f}" if v >= 100 else f" {v:.2g}" for _, v in found])
+    at = range(len(found))
+    values = [value for _, value in found]
+    ours = [server.partition("-")[0] == "coalmine" for server, _ in found]
+    colors = [_OURS if mine else _PEER for mine in ours]
+    if plot.logarithmic:
+        # A bar has a length only from zero, which a logarithm has not.
+        axis.scatter(values, at, color=colors)
+        axis.set_xscale("log")
+        axis.set_xlim(values[0] / 2, 5 * values[-1])
+    else:
+        axis.barh(at, values, color=colors)
+        axis.set_xlim(0, 1.2 * values[-1])
+    for y, value in zip(at, values, strict=True):
+        text = f"{value:,.0f}" if value >= 100 else f"{value:.2g}"
+        axis.annotate(text, (value, y), (5, 0), textcoords="offset points", va="center")
+    axis.set_yticks(at, [results.titles[server] for server, _ in found])
     axis.set_title(cell, loc="left", fontweight="bold")
-    axis.set_xlabel(label)
-    # Servers differ by factors, which a logarithm shows as equal steps.
-    axis.set_xscale("log")
-    axis.set_xlim(right=3 * found[-1][1])
+    axis.set_xlabel(plot.label)
+    axis.minorticks_off()
+    if plot.least_is_best:
+        axis.invert_yaxis()
     axis.spines[["top", "right"]].set_visible(False)
-
-
-def _color(server: str) -> str:
-    if server.partition("-")[0] == "coalmine":
-        return _OURS
-    return _CEILING if server in (IN_PROCESS, "nginx") else _PEER

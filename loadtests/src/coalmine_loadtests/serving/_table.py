@@ -29,13 +29,14 @@ def print_results(results: Results, console: Console) -> None:
         if rows:
             console.print(_cell_table(results, cell, rows))
     bars = Table(title="bars", box=None, padding=(0, 1, 0, 0))
-    for name, side in (("bar", "left"), ("asked", "right"), ("measured", "right"), ("", "left")):
-        bars.add_column(name, justify="left" if side == "left" else "right", no_wrap=True)
+    for name in ("", "measured", "asked"):
+        bars.add_column(name, justify="right" if name else "left", no_wrap=True)
+    bars.add_column("bar", overflow="fold")
     for verdict in judge(results):
         asked, measured = _asked_and_measured(verdict.bar.limit, verdict.measured, verdict.bar.unit)
-        color = _COLORS[verdict.word]
-        asked = f"{verdict.bar.side} {asked}" + (" (wanted)" if verdict.bar.wanted else "")
-        bars.add_row(verdict.bar.text, asked, measured, f"[{color}]{verdict.word}")
+        word = f"[{_COLORS[verdict.word]}]{verdict.word}"
+        wanted = " (wanted)" if verdict.bar.wanted else ""
+        bars.add_row(word, measured, f"{verdict.bar.side} {asked}", f"{verdict.bar.text}{wanted}")
     console.print(bars)
     for line in _troubles(results):
         console.print(f"[yellow]{line}", highlight=False)
@@ -112,7 +113,7 @@ def _machine(results: Results) -> str:
     return (
         f"Measured on {when}: {m['processor']}, {m['cores']} cores, {m['memory_gib']} GiB, "
         f"{m['system']}, Python {m['python']}; one core for the server, one for the load; medians "
-        f"of {o['repeats']} rounds of {o['seconds']:g} s.\n"
+        f"of {o['repeats']} round(s) of {o['seconds']:g} s.\n"
     )
 
 
