@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+import textwrap
 from collections.abc import Callable
 from typing import Any
 
@@ -206,3 +209,31 @@ def test_a_layout_survives_the_disk_and_says_what_it_is_not(card: ModelCard) -> 
 def test_zeros_are_not_frames() -> None:
     assert scan(frame(b"")).starts == []  # a file of zeros is not a row of empty frames
     assert scan(bytes(4096)).starts == []
+
+
+def test_decoding_does_not_import_pandas() -> None:
+    """Which Arrow would, for an array of numpy's: seconds of CPU beside the first predictions."""
+    code = textwrap.dedent(
+        """
+        import sys
+        import numpy as np
+        from coalmine.modeldir import Column, ModelCard, Tensor
+        from coalmine.records import InferenceRecord, record_batch
+
+        def tensor(name, datatype):
+            columns = (Column(name=f"c_{name}"),)
+            return Tensor(name=name, datatype=datatype, shape=(-1,), columns=columns)
+
+        card = ModelCard(
+            name="m", inputs=(tensor("x", "FP32"), tensor("b", "BOOL"), tensor("t", "BYTES")),
+            outputs=(tensor("y", "INT64"),))
+        inputs = {"x": np.ones(2, "f4"), "b": np.ones(2, "?"), "t": np.array([b"a", b"b"], object)}
+        records = [
+            InferenceRecord("r", 1.0, "v2", 1, inputs, {"y": np.ones(2, "i8")}),
+            InferenceRecord("s", 1.0, "v2", 1, {}, None, status=500, error="no"),
+        ]
+        assert record_batch(records, card=card, model_version="1", arm="stable").num_rows == 3
+        assert "pandas" not in sys.modules
+        """
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)

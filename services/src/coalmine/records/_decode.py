@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from coalmine.modeldir import ModelCard
@@ -43,25 +42,24 @@ def decode(data: bytes | memoryview, found: Scan, *, layout: Layout) -> pa.Recor
     rows = heads["rows"].astype(np.int64)
     parent = np.repeat(np.arange(len(heads)), rows)
     total = len(parent)
-    error_texts = _strings(_gather(view, errors, values), heads["error_length"])
-    some_error = pa.array(heads["error_length"] > 0)
+    each, same = _plain(parent), _plain(np.zeros(total, np.int64))
+    request_ids = _strings(_gather(view, ids, errors), heads["id_length"])
+    error_texts = _strings(
+        _gather(view, errors, values), heads["error_length"], valid=heads["error_length"] > 0
+    )
     columns: dict[str, pa.Array] = {
-        "request_id": _strings(_gather(view, ids, errors), heads["id_length"]).take(
-            pa.array(parent)
-        ),
-        "time": pa.array(heads["time"][parent]).cast(pa.timestamp("us", tz="UTC")),
-        "model_name": pa.repeat(layout.card.name, total),
-        "model_version": pa.repeat(layout.model_version, total),
-        "arm": pa.repeat(layout.arm, total),
-        "pod": pa.repeat(layout.pod, total),
-        "protocol": pa.array(PROTOCOLS).take(pa.array(heads["protocol"][parent])),
-        "error": pc.if_else(some_error, error_texts, pa.scalar(None, pa.string())).take(
-            pa.array(parent)
-        ),
-        "row": pa.array((np.arange(total) - (np.cumsum(rows) - rows)[parent]).astype(np.int32)),
+        "request_id": request_ids.take(each),
+        "time": _plain(heads["time"][parent]).cast(pa.timestamp("us", tz="UTC")),
+        "model_name": _texts([layout.card.name]).take(same),
+        "model_version": _texts([layout.model_version]).take(same),
+        "arm": _texts([layout.arm]).take(same),
+        "pod": _texts([layout.pod]).take(same),
+        "protocol": _texts(PROTOCOLS).take(_plain(heads["protocol"][parent])),
+        "error": error_texts.take(each),
+        "row": _plain((np.arange(total) - (np.cumsum(rows) - rows)[parent]).astype(np.int32)),
     }
     for name in ("status", "latency_us", "queue_us", "batch_rows"):
-        columns[name] = pa.array(heads[name][parent])
+        columns[name] = _plain(heads[name][parent])
     answered = heads["answered"].astype(bool)
     in_frames = _sums(np.where(answered, rows, 0), owner, len(frames))
     spans = _Spans(values, ends, in_frames, answered[parent])
@@ -112,22 +110,34 @@ def _tensor_columns(view: memoryview, spans: _Spans, *, layout: Layout) -> dict[
         for order, tensor in enumerate(layout.texts):
             flat = [value for frame_texts in texts for value in frame_texts[order]]
             for index, name in enumerate(tensor.columns):
-                columns[name] = _nulls(pa.array(flat[index :: tensor.width], pa.string()), spans)
+                columns[name] = _nulls(_texts(flat[index :: tensor.width]), spans)
     return columns
 
 
 def _masked(values: NDArray[Any], answered: NDArray[np.bool_]) -> pa.Array:
     """Values of the answered rows, null in the others; NaN stays NaN, which is a value."""
     if answered.all():
-        return pa.array(np.ascontiguousarray(values))
+        return _plain(values)
     full = np.zeros(len(answered), values.dtype)
     full[answered] = values
-    return pa.array(full, mask=~answered)
+    return _plain(full, valid=answered)
 
 
 def _nulls(values: pa.Array, spans: _Spans) -> pa.Array:
     places = np.cumsum(spans.answered) - 1
-    return values.take(pa.array(places, mask=~spans.answered))
+    return values.take(_plain(places, valid=spans.answered))
+
+
+def _plain(values: NDArray[Any], *, valid: NDArray[np.bool_] | None = None) -> pa.Array:
+    """An array of numbers or booleans. `pa.array` would import pandas for it, if that is there."""
+    kind = pa.from_numpy_dtype(values.dtype)
+    data = _bits(values) if kind == pa.bool_() else pa.py_buffer(np.ascontiguousarray(values))
+    validity = None if valid is None else _bits(valid)
+    return pa.Array.from_buffers(kind, len(values), [validity, data])
+
+
+def _bits(values: NDArray[np.bool_]) -> pa.Buffer:
+    return pa.py_buffer(np.packbits(values, bitorder="little"))
 
 
 def _gather(view: memoryview, starts: NDArray[np.int64], ends: NDArray[np.int64]) -> bytes:
@@ -140,7 +150,15 @@ def _sums(values: NDArray[Any], owner: NDArray[np.int64], count: int) -> NDArray
     return np.bincount(owner, values, count).astype(np.int64)
 
 
-def _strings(data: bytes, lengths: NDArray[Any]) -> pa.Array:
+def _texts(texts: Sequence[str]) -> pa.Array:
+    encoded = [text.encode() for text in texts]
+    return _strings(b"".join(encoded), np.array([len(each) for each in encoded], np.int64))
+
+
+def _strings(
+    data: bytes, lengths: NDArray[Any], *, valid: NDArray[np.bool_] | None = None
+) -> pa.Array:
     offsets = np.zeros(len(lengths) + 1, np.int32)
     np.cumsum(lengths, out=offsets[1:])
-    return pa.StringArray.from_buffers(len(lengths), pa.py_buffer(offsets), pa.py_buffer(data))
+    buffers = [None if valid is None else _bits(valid), pa.py_buffer(offsets), pa.py_buffer(data)]
+    return pa.Array.from_buffers(pa.string(), len(lengths), buffers)
