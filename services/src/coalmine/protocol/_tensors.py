@@ -52,6 +52,9 @@ def datatype_of(array: Array) -> str:
     >>> datatype_of(np.zeros(2, np.int64)), datatype_of(np.array(["a"]))
     ('INT64', 'BYTES')
     """
+    name = _NAMES.get(array.dtype)
+    if name is not None:
+        return name
     if array.dtype.kind in "SU":
         return "BYTES"
     try:

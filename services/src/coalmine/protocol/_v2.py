@@ -11,7 +11,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 import orjson
 
 from coalmine.protocol._errors import MalformedRequestError, SignatureError
@@ -50,30 +49,39 @@ def decode_v2(
     body: bytes, signature: Signature, *, json_length: int | None = None
 ) -> InferenceCall:
     """Read a V2 request; `json_length` as in the header Inference-Header-Content-Length."""
-    view = memoryview(body)
+    raw = memoryview(b"")
     if json_length is None:
-        json_length = len(view)
-    elif not 0 <= json_length <= len(view):
-        raise MalformedRequestError(
-            f"the JSON part cannot have {json_length} bytes: the body has {len(view)}"
-        )
-    content = load_object(view[:json_length])
+        content = load_object(body)
+    else:
+        raw = memoryview(body)
+        if not 0 <= json_length <= len(raw):
+            raise MalformedRequestError(
+                f"the JSON part cannot have {json_length} bytes: the body has {len(raw)}"
+            )
+        content = load_object(raw[:json_length])
+        raw = raw[json_length:]
     identifier = content.get("id")
     if identifier is not None and not isinstance(identifier, str):
         raise MalformedRequestError("`id` must be a string")
-    tensors = _read_inputs(content.get("inputs"), view[json_length:], signature)
+    tensors = _read_inputs(content.get("inputs"), raw, signature)
+    rows = signature.check(tensors)
+    parameters = _parameters(content)
+    if parameters:
+        refuse_unsupported(parameters)
     outputs = content.get("outputs")
+    if not parameters and outputs is None:
+        return InferenceCall(tensors, rows, signature.output_names, identifier)
     asked = [] if outputs is None else _objects(outputs, "outputs")
-    for item in (content, *asked):
+    for item in asked:
         refuse_unsupported(_parameters(item))
     names = signature.select([output.get("name") for output in asked])
     return InferenceCall(
         tensors,
-        signature.check(tensors),
+        rows,
         names,
         identifier,
-        _binary_outputs(content, asked, names),
-        timeout=parse_timeout(_parameters(content).get("timeout")),
+        _binary_outputs(parameters, asked, names),
+        timeout=parse_timeout(parameters.get("timeout")),
     )
 
 
@@ -81,17 +89,20 @@ def _read_inputs(inputs: Any, raw: memoryview, signature: Signature) -> Tensors:
     tensors: Tensors = {}
     position = 0
     for item in _objects(inputs, "inputs"):
-        spec = signature.input(item.get("name"))
-        if spec.name in tensors:
-            raise SignatureError(f"input {spec.name!r} is given more than once")
+        name = item.get("name")
+        spec = signature.input(name)
+        if name in tensors:
+            raise SignatureError(f"input {name!r} is given more than once")
         if item.get("datatype") != spec.datatype:
             raise SignatureError(
                 f"input {spec.name!r}: datatype {item.get('datatype')!r:.40} is not {spec.datatype}"
             )
         shape = parse_shape(item.get("shape"), spec)
-        parameters = _parameters(item)
-        refuse_unsupported(parameters)
-        size = parameters.get("binary_data_size")
+        size = None
+        if "parameters" in item:
+            parameters = _parameters(item)
+            refuse_unsupported(parameters)
+            size = parameters.get("binary_data_size")
         if size is None:
             tensors[spec.name] = _read_values(item.get("data"), spec, shape)
             continue
@@ -116,8 +127,11 @@ def _read_values(data: Any, spec: TensorSpec, shape: list[int]) -> Array:
 
 def parse_shape(shape: Any, spec: TensorSpec) -> list[int]:
     """A shape from outside, as a list of non-negative integers of the rank that is expected."""
-    if not isinstance(shape, list) or not all(type(n) is int and n >= 0 for n in shape):
+    if not isinstance(shape, list):
         raise MalformedRequestError(f"input {spec.name!r}: `shape` must be a list of sizes")
+    for size in shape:
+        if type(size) is not int or size < 0:
+            raise MalformedRequestError(f"input {spec.name!r}: `shape` must be a list of sizes")
     if len(shape) != len(spec.shape):
         raise SignatureError(
             f"input {spec.name!r}: shape {shape} does not fit {list(spec.shape)}"
@@ -137,9 +151,13 @@ def parse_timeout(microseconds: Any) -> float:
 
 
 def _objects(items: Any, key: str) -> list[dict[str, Any]]:
-    if not isinstance(items, list) or not all(isinstance(item, dict) for item in items):
-        raise MalformedRequestError(f"`{key}` must be a list of objects")
-    return items
+    if isinstance(items, list):
+        for item in items:
+            if type(item) is not dict:
+                break
+        else:
+            return items
+    raise MalformedRequestError(f"`{key}` must be a list of objects")
 
 
 def _parameters(item: dict[str, Any]) -> dict[str, Any]:
@@ -164,9 +182,9 @@ def refuse_unsupported(parameters: Mapping[str, Any]) -> None:
 
 
 def _binary_outputs(
-    content: dict[str, Any], asked: list[dict[str, Any]], names: tuple[str, ...]
+    parameters: dict[str, Any], asked: list[dict[str, Any]], names: tuple[str, ...]
 ) -> frozenset[str]:
-    by_default = _parameters(content).get("binary_data_output") is True
+    by_default = parameters.get("binary_data_output") is True
     if not asked:
         return frozenset(names) if by_default else frozenset()
     return frozenset(
@@ -191,7 +209,7 @@ def encode_v2(
         array = outputs[name]
         item: dict[str, Any] = {
             "name": name,
-            "shape": list(array.shape),
+            "shape": array.shape,
             "datatype": datatype_of(array),
         }
         if name in call.binary:
@@ -200,7 +218,7 @@ def encode_v2(
         elif array.dtype.kind in "OSU":
             item["data"] = text_list(name, array)
         else:
-            item["data"] = np.ascontiguousarray(array).ravel()
+            item["data"] = array.ravel()
         described.append(item)
     content: dict[str, Any] = {"model_name": model_name, "id": request_id, "outputs": described}
     if model_version is not None:

@@ -22,6 +22,7 @@ __all__ = ["as_bytes", "from_raw", "from_values", "text_list", "to_raw"]
 
 _MAX_RANK = 32
 _EXACT = 2.0**53
+_FLOATS = {float}
 _NUMBERS = {float, int}
 _NUMBERS_OR_MISSING = {float, int, type(None)}
 
@@ -34,7 +35,12 @@ def from_values(
     Without `shape` the nesting gives the shape; with it, values are nested so or flat. With
     `base64` an element of BYTES may be `{"b64": "..."}` too, as V1 writes what is not text.
     """
-    found, flat, types = _flatten(values, spec)
+    types = set(map(type, values))
+    if shape is not None and types == _FLOATS and spec.dtype.kind == "f":  # nearly always
+        if prod(shape) != len(values):
+            raise _misshapen(spec, [len(values)], shape)
+        return _floats(values, spec).reshape(shape)
+    found, flat, types = _flatten(values, types, spec)
     if base64 and spec.datatype == "BYTES" and dict in types:
         flat = [_from_base64(value, spec) if type(value) is dict else value for value in flat]
         types = set(map(type, flat))
@@ -44,16 +50,19 @@ def from_values(
         final = found if flat else (len(values), *found[1:], *want[len(found) - 1 :])
     else:
         final = tuple(shape)
-        if prod(final) != len(flat) or (len(found) > 1 and found != final):
-            raise SignatureError(
-                f"input {spec.name!r}: data of shape {list(found)} is not of shape {shape}"
-            )
+        if prod(shape) != len(flat) or (len(found) > 1 and found != final):
+            raise _misshapen(spec, list(found), shape)
     return _convert(flat, types, spec).reshape(final)
 
 
-def _flatten(values: list[Any], spec: TensorSpec) -> tuple[tuple[int, ...], list[Any], set[type]]:
+def _misshapen(spec: TensorSpec, found: list[int], shape: list[int]) -> SignatureError:
+    return SignatureError(f"input {spec.name!r}: data of shape {found} is not of shape {shape}")
+
+
+def _flatten(
+    values: list[Any], types: set[type], spec: TensorSpec
+) -> tuple[tuple[int, ...], list[Any], set[type]]:
     shape = [len(values)]
-    types = set(map(type, values))
     while list in types:
         lengths = set(map(len, values)) if len(types) == 1 else set()
         if len(lengths) != 1:
@@ -82,12 +91,27 @@ def _convert(flat: list[Any], types: set[type], spec: TensorSpec) -> Array:
     try:
         if kind in "iu" and float in types:
             return _integers(flat, spec)
+        if kind == "f" and flat and type(None) not in types:
+            return _floats(flat, spec)
         with np.errstate(over="raise"):  # 1e300 as FP32 would be infinity
             return np.array(flat, dtype=spec.dtype)
     except (OverflowError, FloatingPointError):
-        raise SignatureError(
-            f"input {spec.name!r}: a value does not fit into {spec.datatype}"
-        ) from None
+        raise _unfit(spec) from None
+
+
+def _floats(flat: list[Any], spec: TensorSpec) -> Array:
+    """What numpy would make of numbers, overflow checked, in a third of the time for a few."""
+    dtype = spec.dtype
+    data = bytearray(len(flat) * dtype.itemsize)
+    try:
+        struct.pack_into(f"<{len(flat)}{dtype.char}", data, 0, *flat)
+    except OverflowError:
+        raise _unfit(spec) from None
+    return np.frombuffer(data, dtype)
+
+
+def _unfit(spec: TensorSpec) -> SignatureError:
+    return SignatureError(f"input {spec.name!r}: a value does not fit into {spec.datatype}")
 
 
 _JSON_NAMES = {str: "a string", bool: "a boolean", type(None): "null", dict: "an object",

@@ -51,6 +51,7 @@ class Ticket:
         "deadline",
         "future",
         "key",
+        "number",
         "queued",
         "rows",
         "since",
@@ -62,9 +63,10 @@ class Ticket:
 
     future: asyncio.Future[Any]
     key: Hashable
+    number: int
 
     def __init__(
-        self, tensors: Tensors, rows: int, *, size: int, deadline: float = math.inf
+        self, tensors: Tensors, rows: int, size: int, since: float, deadline: float = math.inf
     ) -> None:
         self.tensors = tensors
         self.rows = rows
@@ -74,7 +76,9 @@ class Ticket:
         self.deadline = deadline
         """On the monotonic clock; what has not begun by then is not run."""
 
-        self.since = 0.0
+        self.since = since
+        """When it began to wait, on the monotonic clock."""
+
         self.queued = False
         self.watched = False
         self.timer: asyncio.TimerHandle | None = None

@@ -20,8 +20,7 @@ from __future__ import annotations
 import asyncio
 import math
 import threading
-from collections import deque
-from collections.abc import Callable, Hashable, Iterator
+from collections.abc import Callable, Hashable
 from dataclasses import dataclass
 from queue import SimpleQueue
 from typing import Any
@@ -31,6 +30,7 @@ from coalmine.protocol import Tensors
 from coalmine.serving._batch import Batch, Computed, Outcome, Ticket, run_batch
 from coalmine.serving._errors import DeadlineError, ModelFailedError, QueueFullError
 from coalmine.serving._inline import InlinePolicy
+from coalmine.serving._queue import TicketQueue
 
 __all__ = ["BatchLimits", "Batcher"]
 
@@ -80,7 +80,7 @@ class Batcher:
         self._runners = runners
         self._finish = finish
         self._clock = clock
-        self._queue = _Queue()
+        self._queue = TicketQueue()
         self._flushing = False
         self._idle = runners
         self._jobs: SimpleQueue[_Job | None] = SimpleQueue()
@@ -96,7 +96,8 @@ class Batcher:
     async def submit(self, tensors: Tensors, rows: int, *, deadline: float = math.inf) -> Outcome:
         """The outcome for these rows; errors as of `run`."""
         size = sum(array.nbytes for array in tensors.values())
-        outcome: Outcome = await self.run(Ticket(tensors, rows, size=size, deadline=deadline))
+        ticket = Ticket(tensors, rows, size, self._clock.monotonic(), deadline)
+        outcome: Outcome = await self.run(ticket)
         return outcome
 
     async def run(self, ticket: Ticket) -> Any:
@@ -113,7 +114,6 @@ class Batcher:
                 raise QueueFullError(
                     f"{queue.rows} rows wait for the model already; try again later"
                 )
-        ticket.since = self._clock.monotonic()
         ticket.future = loop.create_future()
         ticket.key = self._key(ticket)
         queue.add(ticket)
@@ -164,45 +164,32 @@ class Batcher:
         self._flushing = False
         queue, limits = self._queue, self._limits
         while (oldest := queue.oldest()) is not None:
-            now = self._clock.monotonic()
-            if oldest.rows <= self._inline.rows:
-                tickets = self._take(now, max_rows=min(self._inline.rows, limits.batch_rows))
-                self._done(tickets, now, run_batch(self._compute, tickets))
-            elif self._idle:
-                tickets = self._take(now, max_rows=limits.batch_rows)
-                if tickets:
-                    for ticket in tickets:
-                        _watch(ticket, now, loop)
-                    self._idle -= 1
-                    self._jobs.put(_Job(tickets, now, loop))
-            else:
-                for ticket in queue.newest_first():
-                    if ticket.watched:
-                        return  # and so are all that came before it
-                    _watch(ticket, now, loop)
+            # Never beside a runner: a transformer need not bear two threads.
+            inline = oldest.rows <= self._inline.rows and self._idle == self._runners
+            if not (inline or self._idle):
+                self._watch_queue(loop)
                 return
+            max_rows = min(self._inline.rows, limits.batch_rows) if inline else limits.batch_rows
+            now = self._clock.monotonic()
+            tickets = [
+                ticket
+                for ticket in queue.take(max_rows=max_rows, max_bytes=limits.batch_bytes)
+                if not ticket.future.done() and (ticket.deadline > now or _expire(ticket))
+            ]
+            if not tickets:
+                continue
+            if inline:
+                self._done(now, run_batch(self._compute, tickets))
+            else:
+                for ticket in tickets:
+                    _watch(ticket, now, loop)
+                self._idle -= 1
+                self._jobs.put(_Job(tickets, now, loop))
 
-    def _take(self, now: float, *, max_rows: int) -> list[Ticket]:
-        """The oldest request and what can be joined to it; what has expired is told so."""
-        tickets: list[Ticket] = []
-        rows = size = 0
-        queue = self._queue
-        first = queue.oldest()
-        while first is not None and (ticket := queue.oldest_like(first)) is not None:
-            if tickets and (
-                rows + ticket.rows > max_rows or size + ticket.size > self._limits.batch_bytes
-            ):
-                break
-            queue.drop(ticket)
-            if ticket.future.done():
-                continue
-            if ticket.deadline <= now:
-                _expire(ticket)
-                continue
-            rows += ticket.rows
-            size += ticket.size
-            tickets.append(ticket)
-        return tickets
+    def _watch_queue(self, loop: asyncio.AbstractEventLoop) -> None:
+        now = self._clock.monotonic()
+        for ticket in self._queue.unwatched():
+            _watch(ticket, now, loop)
 
     def _work(self) -> None:
         while (job := self._jobs.get()) is not None:
@@ -214,12 +201,11 @@ class Batcher:
 
     def _ran(self, job: _Job, batches: list[Batch]) -> None:
         self._idle += 1
-        self._done(job.tickets, job.started, batches)
+        self._done(job.started, batches)
         self._flush(job.loop)
 
-    def _done(self, tickets: list[Ticket], started: float, batches: list[Batch]) -> None:
-        if tickets:
-            self._inline.observe(self._clock.monotonic() - started)
+    def _done(self, started: float, batches: list[Batch]) -> None:
+        self._inline.observe(self._clock.monotonic() - started)
         for batch in batches:
             batch.started = started
             self._finish(batch)
@@ -233,55 +219,8 @@ def _watch(ticket: Ticket, now: float, loop: asyncio.AbstractEventLoop) -> None:
             ticket.timer = loop.call_later(ticket.deadline - now, _expire, ticket)
 
 
-def _expire(ticket: Ticket) -> None:
+def _expire(ticket: Ticket) -> bool:
+    """Tell a caller that its time is over; False."""
     if not ticket.future.done():
         ticket.future.set_exception(DeadlineError("no time was left to run the model"))
-
-
-class _Queue:
-    """Tickets in the order they came, over all and among their like."""
-
-    def __init__(self) -> None:
-        self.rows = 0
-        self.bytes = 0
-        self._all: deque[Ticket] = deque()
-        self._alike: dict[Hashable, deque[Ticket]] = {}
-
-    def add(self, ticket: Ticket) -> None:
-        ticket.queued = True
-        self.rows += ticket.rows
-        self.bytes += ticket.size
-        self._all.append(ticket)
-        alike = self._alike.get(ticket.key)
-        if alike is None:
-            alike = self._alike[ticket.key] = deque()
-        alike.append(ticket)
-
-    def drop(self, ticket: Ticket) -> None:
-        """Count a ticket no longer; it is passed over when it is come to."""
-        ticket.queued = False
-        self.rows -= ticket.rows
-        self.bytes -= ticket.size
-
-    def oldest(self) -> Ticket | None:
-        return _first(self._all)
-
-    def oldest_like(self, ticket: Ticket) -> Ticket | None:
-        alike = self._alike.get(ticket.key)
-        if alike is None:
-            return None
-        found = _first(alike)
-        if found is None:
-            del self._alike[ticket.key]
-        return found
-
-    def newest_first(self) -> Iterator[Ticket]:
-        return reversed(self._all)
-
-
-def _first(tickets: deque[Ticket]) -> Ticket | None:
-    while tickets:
-        if tickets[0].queued:
-            return tickets[0]
-        tickets.popleft()
-    return None
+    return False

@@ -16,12 +16,10 @@ from typing import Any
 from coalmine.arms import Arm
 from coalmine.clock import Clock
 from coalmine.protocol import InferenceCall, TensorSpec
-from coalmine.records import InferenceRecord, RecordEmitter
 from coalmine.serving._asgi import Headers
 from coalmine.serving._deadline import header_timeout
 from coalmine.serving._delivery import Request
 from coalmine.serving._errors import (
-    ModelFailedError,
     OverloadedError,
     TooManyRequestsError,
 )
@@ -129,21 +127,12 @@ class Dataplane:
 
     async def infer(self, servable: Servable, request: Request) -> Any:
         """The request's reply; the record is kept before the caller can send it."""
-        servable.calls += 1
-        span = current_span.get()
-        try:
-            if span is None:
-                await servable.answer(request)
-            else:
-                span.submitted(servable.name, request.rows)
-                span.computed(request, await servable.answer(request))
-            return request.reply
-        except ModelFailedError as error:
-            if servable.emitter is not None:
-                self._record_failure(servable.emitter, request, error)
-            raise
-        finally:
-            servable.calls -= 1
+        if (span := current_span.get()) is None:
+            await servable.answer(request)
+        else:
+            span.submitted(servable.name, request.rows)
+            span.computed(request, await servable.answer(request))
+        return request.reply
 
     def count(
         self, servable: Servable | None, protocol: str, error: Exception, arrived: float
@@ -154,23 +143,6 @@ class Dataplane:
         if isinstance(error, OverloadedError):
             metrics.shed(error.reason)
         metrics.answered(protocol, http_status(error), self.clock.monotonic() - arrived)
-
-    def _record_failure(
-        self, emitter: RecordEmitter, request: Request, error: ModelFailedError
-    ) -> None:
-        took = self.clock.monotonic() - request.arrived
-        emitter.emit(
-            InferenceRecord(
-                request.request_id,
-                self.clock.time() - took,
-                request.protocol,
-                int(took * 1e6),
-                {},
-                None,
-                http_status(error),
-                error=str(error),
-            )
-        )
 
     async def start(self) -> None:
         """Start shipping records."""

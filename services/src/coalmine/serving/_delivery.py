@@ -12,10 +12,12 @@ from typing import Any
 
 from coalmine.clock import Clock
 from coalmine.protocol import Tensors
-from coalmine.records import AnsweredRequest, RecordEmitter
+from coalmine.records import AnsweredRequest, InferenceRecord, RecordEmitter
 from coalmine.records import Protocol as ProtocolName
 from coalmine.serving._batch import Batch, Ticket
+from coalmine.serving._errors import ModelFailedError
 from coalmine.serving._metrics import ModelMetrics
+from coalmine.serving._status import http_status
 
 __all__ = ["Request", "deliver"]
 
@@ -40,7 +42,13 @@ class Request(Ticket):
         encode: Callable[[Tensors], Any],
         deadline: float = math.inf,
     ) -> None:
-        super().__init__(tensors, rows, size=size, deadline=deadline)
+        self.tensors = tensors
+        self.rows = rows
+        self.size = size
+        self.deadline = deadline
+        self.since = arrived
+        self.queued = self.watched = False
+        self.timer = None
         self.protocol = protocol
         self.request_id = request_id
         self.arrived = arrived
@@ -53,51 +61,72 @@ def deliver(
     batch: Batch, *, metrics: ModelMetrics, emitter: RecordEmitter | None, clock: Clock
 ) -> None:
     """Write the answers of a batch, count and record them, and settle its tickets."""
-    computed = batch.computed
-    if computed is None or not all([isinstance(ticket, Request) for ticket in batch.tickets]):
-        batch.settle()  # an error, which its caller records; or a caller that is not an edge
+    requests = [ticket for ticket in batch.tickets if isinstance(ticket, Request)]
+    if len(requests) < len(batch.tickets):
+        batch.settle()  # somebody who is no edge, and wants the outcome itself
         return
-    answered = _write_answers(batch, computed.outputs)
+    computed = batch.computed
+    if computed is None:
+        if emitter is not None and isinstance(batch.error, ModelFailedError):
+            _record_failure(requests[0], batch.error, emitter, clock)
+        batch.settle()
+        return
+    answered = _write_answers(requests, computed.outputs)
     if not answered:
         return
     now = clock.monotonic()
-    wall = clock.time() - now
+    before = clock.time() - now
     started, rows = batch.started, batch.rows
     metrics.rows.observe(rows, len(answered))
+    observe, count = metrics.queue.observe, metrics.answered
+    records = []
     for request in answered:
-        metrics.queue.observe(started - request.since)
-        metrics.answered(request.protocol, 200, now - request.arrived)
-    if emitter is not None:
-        kept = computed
-        if len(answered) < len(batch.tickets):
-            kept = batch.share(answered)
-        emitter.emit_batch(
-            [
+        arrived = request.arrived
+        waited, took = started - request.since, now - arrived
+        observe(waited)
+        count(request.protocol, 200, took)
+        if emitter is not None:
+            records.append(
                 AnsweredRequest(
                     request.request_id,
-                    wall + request.arrived,
+                    before + arrived,
                     request.protocol,
-                    int((now - request.arrived) * 1e6),
+                    int(took * 1e6),
                     request.rows,
-                    int((started - request.since) * 1e6),
+                    int(waited * 1e6),
                 )
-                for request in answered
-            ],
-            kept.features,
-            kept.predictions,
-            batch_rows=rows,
-        )
+            )
+    if emitter is not None:
+        kept = computed if len(answered) == len(requests) else batch.share(answered)
+        emitter.emit_batch(records, kept.features, kept.predictions, batch_rows=rows)
     for request in answered:
         request.future.set_result(batch)
 
 
-def _write_answers(batch: Batch, outputs: Tensors) -> list[Request]:
+def _record_failure(
+    request: Request, error: ModelFailedError, emitter: RecordEmitter, clock: Clock
+) -> None:
+    took = clock.monotonic() - request.arrived
+    emitter.emit(
+        InferenceRecord(
+            request.request_id,
+            clock.time() - took,
+            request.protocol,
+            int(took * 1e6),
+            {},
+            None,
+            http_status(error),
+            error=str(error),
+        )
+    )
+
+
+def _write_answers(requests: list[Request], outputs: Tensors) -> list[Request]:
     """The requests whose answer could be written; nobody waits for the others any more."""
     answered = []
-    alone = len(batch.tickets) == 1
+    alone = len(requests) == 1
     stop = 0
-    for request in batch.tickets:
-        assert isinstance(request, Request)
+    for request in requests:
         start, stop = stop, stop + request.rows
         if request.future.done():
             continue

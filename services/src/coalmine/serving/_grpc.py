@@ -195,7 +195,11 @@ class _Call:
             ),
             deadline=plane.deadline(began, self.headers, call),
         )
-        reply: bytes = await plane.infer(servable, request)
+        servable.calls += 1
+        try:
+            reply: bytes = await plane.infer(servable, request)
+        finally:
+            servable.calls -= 1
         return reply
 
 

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import os
+import random
 import re
-import uuid
 from collections.abc import Mapping
 
 from coalmine.clock import Clock
@@ -46,9 +45,14 @@ def _usable(value: bytes | None) -> str | None:
 
 
 def new_id(clock: Clock) -> str:
-    """A UUIDv7 (RFC 9562): 48 bits of milliseconds, then random bits."""
-    random = int.from_bytes(os.urandom(10), "big")
-    value = (int(clock.time() * 1000) & (1 << 48) - 1) << 80 | random
+    """A UUIDv7 (RFC 9562): 48 bits of milliseconds, then random bits.
+
+    They are there to be different, not to be secret: `random` is seeded by the system, once per
+    process, and asking the system each time would let other threads in.
+    """
+    milliseconds = int(clock.time() * 1000) & (1 << 48) - 1
+    value = milliseconds << 80 | random.getrandbits(80)
     value = value & ~(0xF << 76) | 0x7 << 76  # version 7
     value = value & ~(0x3 << 62) | 0x2 << 62  # variant of RFC 9562
-    return str(uuid.UUID(int=value))
+    text = f"{value:032x}"
+    return f"{text[:8]}-{text[8:12]}-{text[12:16]}-{text[16:20]}-{text[20:]}"
