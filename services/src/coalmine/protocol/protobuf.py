@@ -23,6 +23,7 @@ from google.protobuf.message import DecodeError, Message  # type: ignore[import-
 from coalmine.protocol._errors import MalformedRequestError, SignatureError
 from coalmine.protocol._signature import InferenceCall, Signature
 from coalmine.protocol._tensors import Array, Tensors, TensorSpec, datatype_of
+from coalmine.protocol._triton import HEALTH_MESSAGES, TRITON_MESSAGES
 from coalmine.protocol._v2 import parse_shape, parse_timeout, refuse_unsupported
 from coalmine.protocol._values import from_raw, to_raw
 
@@ -91,6 +92,7 @@ _MESSAGES = {
     ),
     "RepositoryModelUnloadResponse": "",
 }
+_MESSAGES |= TRITON_MESSAGES | HEALTH_MESSAGES
 #: A union in the published protocol; of no other message.
 _ONEOF = {
     "InferParameter": "parameter_choice",
@@ -179,15 +181,15 @@ def parse(name: str, payload: bytes | memoryview) -> Any:
 
 def decode_infer(message: Any, signature: Signature) -> InferenceCall:
     """Read a ModelInferRequest. A request in raw contents is answered in raw contents."""
+    for item in (message, *message.inputs, *message.outputs):
+        refuse_unsupported(item.parameters)
     raw = message.raw_input_contents
     if raw and len(raw) != len(message.inputs):
         raise MalformedRequestError(
             f"{len(raw)} raw_input_contents for {len(message.inputs)} inputs"
         )
-    refuse_unsupported(message.parameters)
     tensors: Tensors = {}
     for index, tensor in enumerate(message.inputs):
-        refuse_unsupported(tensor.parameters)
         spec = signature.input(tensor.name)
         if spec.name in tensors:
             raise SignatureError(f"input {spec.name!r} is given more than once")
@@ -202,8 +204,6 @@ def decode_infer(message: Any, signature: Signature) -> InferenceCall:
             tensors[spec.name] = from_raw(raw[index], spec, shape)
         else:
             tensors[spec.name] = _from_contents(tensor.contents, spec, shape)
-    for output in message.outputs:
-        refuse_unsupported(output.parameters)
     names = signature.select([output.name for output in message.outputs])
     # Clients read raw contents; typed ones are for those who send them.
     binary = frozenset(names) if raw or not message.inputs else frozenset()

@@ -26,6 +26,7 @@ from coalmine.serving._probes import Probes
 from coalmine.serving._recording import Recording
 from coalmine.serving._repository import Repository
 from coalmine.serving._tracing import Tracing
+from coalmine.serving._triton import Triton
 from coalmine.serving._versions import VersionLedger
 from coalmine.serving._watch import watch
 
@@ -98,6 +99,7 @@ class ServingApp:
         self._probes = Probes(plane, render=plane.metrics.render if link is None else link.render)
         self._management = Management(plane.repository, self._control)
         self._watching: asyncio.Task[None] | None = None
+        self._triton = Triton(plane)
         self._loop: asyncio.AbstractEventLoop | None = None
         self._rest: asyncio.Task[App] | None = None
 
@@ -109,7 +111,7 @@ class ServingApp:
         if scope["type"] != "http":
             raise RuntimeError(f"this application does not speak {scope['type']}")
         path: str = scope["path"]
-        if path.startswith(SERVICE):
+        if path.startswith(SERVICE) and _has_trailers(scope):
             await self.grpc(scope, receive, send)
             return
         route = self._http.match(path)
@@ -119,10 +121,15 @@ class ServingApp:
             else:
                 await _error(send, 405, "inference is a POST", (b"allow", b"POST"))
             return
-        if scope["method"] == "GET" and await self._probes(path, send):
+        if await self._probes(scope["method"], path, send):
             return
         if path.startswith(REPOSITORY):
             await self._management(scope, receive, send)
+            return
+        if await self._triton(scope["method"], path, send):
+            return
+        if _is_grpc(scope):  # of another service: health, or one that we do not have
+            await self.grpc(scope, receive, send)
             return
         if path.startswith(_KSERVE_PATHS):
             await (await self._kserve())(scope, receive, send)
@@ -170,6 +177,16 @@ class ServingApp:
         if self._rest is None:
             self._rest = asyncio.create_task(asyncio.to_thread(_load_kserve, self._plane))
         return await asyncio.shield(self._rest)
+
+
+def _has_trailers(scope: Scope) -> bool:
+    """Whether the server can send what gRPC ends an answer with; uvicorn cannot."""
+    return "http.response.trailers" in (scope.get("extensions") or ())
+
+
+def _is_grpc(scope: Scope) -> bool:
+    content_type: bytes = dict(scope["headers"]).get(b"content-type", b"")
+    return content_type.startswith(b"application/grpc") and _has_trailers(scope)
 
 
 def _load_kserve(plane: Dataplane) -> App:

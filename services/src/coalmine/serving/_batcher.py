@@ -89,6 +89,11 @@ class Batcher:
             thread.start()
 
     @property
+    def batch_rows(self) -> int:
+        """Rows of the largest batch; 0 if every request runs alone."""
+        return self._limits.batch_rows if self._batchable else 0
+
+    @property
     def queued_rows(self) -> int:
         """Rows that wait for a runner."""
         return self._queue.rows

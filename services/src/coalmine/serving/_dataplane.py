@@ -96,7 +96,7 @@ class Dataplane:
 
     def server_metadata(self) -> dict[str, Any]:
         """The protocol's description of this server."""
-        extensions = ["binary_tensor_data", "model_repository"]
+        extensions = ["binary_tensor_data", "model_configuration", "model_repository", "statistics"]
         return {"name": "coalmine", "version": version("coalmine"), "extensions": extensions}
 
     @staticmethod
@@ -135,7 +135,7 @@ class Dataplane:
         return request.reply
 
     def count(
-        self, servable: Servable | None, protocol: str, error: Exception, arrived: float
+        self, servable: Servable | None, protocol: str, error: BaseException, arrived: float
     ) -> None:
         """Count a request that is refused because of the error."""
         servable = servable or self.repository.only

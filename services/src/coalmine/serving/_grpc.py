@@ -6,6 +6,7 @@ frame and trailers with the status. pyvoy gives ASGI the trailers; no gRPC libra
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import struct
 from collections.abc import Awaitable, Callable
@@ -29,11 +30,14 @@ from coalmine.serving._ids import request_id
 from coalmine.serving._management import Control, check_parameters, index
 from coalmine.serving._servable import Servable
 from coalmine.serving._status import grpc_status, http_status, public_message
+from coalmine.serving._triton import config_message
 
-__all__ = ["SERVICE", "GrpcEdge"]
+__all__ = ["HEALTH", "SERVICE", "GrpcEdge"]
 
 _log = logging.getLogger("coalmine.serving")
 SERVICE = "/inference.GRPCInferenceService/"
+HEALTH = "/grpc.health.v1.Health/Check"
+_SERVING, _NOT_SERVING = 1, 2
 _FRAME = struct.Struct(">BI")
 _CONTENT = [
     (b"content-type", b"application/grpc"),
@@ -59,6 +63,8 @@ class GrpcEdge:
             "RepositoryIndex": self._repository_index,
             "RepositoryModelLoad": self._load,
             "RepositoryModelUnload": self._unload,
+            "ModelConfig": self._model_config,
+            HEALTH: self._health,
         }
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -67,7 +73,10 @@ class GrpcEdge:
         method = scope["path"].removeprefix(SERVICE)
         call = _Call(plane, dict(scope["headers"]), infers=method == "ModelInfer")
         if not call.infers:
-            await self._answer(self._methods.get(method, _unimplemented), call, receive, send)
+            if (known := self._methods.get(method)) is not None:
+                await self._answer(known, call, receive, send)
+            else:  # at once: the messages of a stream need not end
+                await self._refuse(EncodingError("this method is not implemented"), call, send)
             return
         try:
             plane.admit()
@@ -90,6 +99,10 @@ class GrpcEdge:
             reply = await method(message)
         except ClientGoneError:
             return
+        except asyncio.CancelledError as error:  # grpc.aio's way to say that the client left
+            if call.infers:
+                self._plane.count(call.servable, "grpc", error, call.arrived)
+            raise
         except Exception as error:
             await self._refuse(error, call, send)
             return
@@ -154,6 +167,19 @@ class GrpcEdge:
         await self._control.unload(request.model_name)
         return _message("RepositoryModelUnloadResponse")
 
+    async def _model_config(self, payload: bytes) -> bytes:
+        request = parse("ModelConfigRequest", payload)
+        servable = self._plane.serve(request.name, request.version)
+        return _message("ModelConfigResponse", config=config_message(servable))
+
+    async def _health(self, payload: bytes) -> bytes:
+        """gRPC's own health protocol; a service is the server (""), ours, or a model's name."""
+        service = parse("HealthCheckRequest", payload).service
+        if service not in ("", SERVICE.strip("/")):
+            self._plane.serve(service, None)
+        status = _SERVING if self._plane.ready else _NOT_SERVING
+        return _message("HealthCheckResponse", status=status)
+
 
 class _Call:
     """One call on its way through."""
@@ -201,10 +227,6 @@ class _Call:
         finally:
             servable.calls -= 1
         return reply
-
-
-async def _unimplemented(payload: bytes) -> bytes:
-    raise EncodingError("this method is not implemented")
 
 
 def _unframe(body: bytes) -> tuple[bytes, bool]:

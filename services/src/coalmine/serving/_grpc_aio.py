@@ -10,7 +10,7 @@ import grpc
 
 from coalmine.serving._asgi import Edge, Message
 from coalmine.serving._errors import StartupError
-from coalmine.serving._grpc import SERVICE
+from coalmine.serving._grpc import HEALTH, SERVICE
 
 __all__ = ["start_grpc"]
 
@@ -43,7 +43,7 @@ class _Handler(grpc.GenericRpcHandler):  # type: ignore[misc] # gRPC has no type
 
     def service(self, details: Any) -> Any:
         path: str = details.method
-        if not path.startswith(SERVICE):
+        if not path.startswith(SERVICE) and path != HEALTH:
             return None
 
         async def answer(payload: bytes, context: Any) -> bytes:

@@ -13,7 +13,7 @@ from typing import Any
 
 import orjson
 
-from coalmine.serving._asgi import Headers, Send, respond
+from coalmine.serving._asgi import Headers, Message, Send, respond
 from coalmine.serving._dataplane import Dataplane
 from coalmine.serving._errors import ModelNotReadyError, ServingError, UnknownModelError
 from coalmine.serving._http import send_error
@@ -28,32 +28,40 @@ _MODEL = re.compile(
 )
 
 
+_FIXED = ("/", "/metrics", "/v2", "/v2/", "/v2/health/live", "/v2/health/ready")
+_ALLOW = (b"allow", b"GET, HEAD")
+
+
 class Probes:
-    """GET requests that need no model to run."""
+    """GET and HEAD requests that need no model to run."""
 
     def __init__(self, plane: Dataplane, *, render: Callable[[], Awaitable[bytes]]) -> None:
         self._plane = plane
         self._render = render
 
-    async def __call__(self, path: str, send: Send) -> bool:
-        """Answer the request if it is one of ours; whether it was."""
+    async def __call__(self, method: str, path: str, send: Send) -> bool:
+        """Answer the request if it is for one of our paths; whether it was."""
+        route = _MODEL.fullmatch(path)
+        if route is None and path not in _FIXED:
+            return False
+        if method not in ("GET", "HEAD"):
+            refusal = {"error": f"{path:.200} is asked by GET, not {method:.40}"}
+            await respond(send, 405, [_JSON, _ALLOW], orjson.dumps(refusal))
+            return True
+        await self._answer(path, route, _without_body(send) if method == "HEAD" else send)
+        return True
+
+    async def _answer(self, path: str, route: re.Match[str] | None, send: Send) -> None:
         if path == "/metrics":
             await self._metrics(send)
-            return True
-        if path in ("/", "/v2/health/live"):
+        elif path in ("/", "/v2/health/live"):
             await self._send(send, {"status": "alive"} if path == "/" else {"live": True})
-            return True
-        if path == "/v2":
-            await self._send(send, self._plane.server_metadata())
-            return True
-        if path == "/v2/health/ready":
+        elif path == "/v2/health/ready":
             await self._ready(send)
-            return True
-        route = _MODEL.fullmatch(path)
-        if route is None:
-            return False
-        await self._model(route, send)
-        return True
+        elif route is not None:
+            await self._model(route, send)
+        else:
+            await self._send(send, self._plane.server_metadata())
 
     async def _metrics(self, send: Send) -> None:
         try:
@@ -99,3 +107,14 @@ class Probes:
     ) -> None:
         headers: Headers = [_JSON, *self._plane.identity(servable)]
         await respond(send, status, headers, orjson.dumps(content))
+
+
+def _without_body(send: Send) -> Send:
+    """The same headers, as HEAD wants it."""
+
+    async def headers_only(message: Message) -> None:
+        if message["type"] == "http.response.body":
+            message = {**message, "body": b""}
+        await send(message)
+
+    return headers_only

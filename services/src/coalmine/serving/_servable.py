@@ -168,6 +168,11 @@ class Servable:
         ]
 
     @property
+    def batch_rows(self) -> int:
+        """Rows of the largest batch that requests are joined into; 0 if each runs alone."""
+        return self._batcher.batch_rows
+
+    @property
     def queued_rows(self) -> int:
         """Rows that wait for the model."""
         return self._batcher.queued_rows

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+
 from coalmine.protocol import ProtocolError
 from coalmine.serving._errors import (
     BodyTooLargeError,
@@ -32,6 +34,7 @@ _CODES: dict[type[BaseException], tuple[int, int]] = {
     DeadlineError: (504, 4),  # DEADLINE_EXCEEDED
     OverloadedError: (503, 14),
     ModelFailedError: (500, 13),  # INTERNAL
+    asyncio.CancelledError: (499, 1),  # CANCELLED, which nobody is there to hear
     BaseException: (500, 13),
 }
 

@@ -1,0 +1,211 @@
+"""Malformed requests to real servers: no 5xx, no crash, no hang, flat memory, no traceback.
+
+COALMINE_FUZZ_COUNT and COALMINE_FUZZ_SEED say how many and which; `docs/protocol.md` says how to
+run more of them. What fails names its request; the same seed sends it again.
+"""
+
+from __future__ import annotations
+
+import os
+import random
+import socket
+import struct
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, closing
+
+import grpc
+import orjson
+import pytest
+
+from ..servers import MIXED, Server, identity, serving
+from . import garbage
+from .cases import V2_PATH, Post, grpc_request, http_post
+from .trees import dump, valid_v2
+from .wire import Wire, exchange
+
+COUNT = int(os.environ.get("COALMINE_FUZZ_COUNT", "3000"))
+SEED = int(os.environ.get("COALMINE_FUZZ_SEED", "1"))
+MANY = 100_000
+MAX_BODY = 1024**2
+#: 501 is for what the protocol knows and we do not have; 505 for a version of HTTP there is not.
+NOT_OURS = {501, 505}
+GROWTH = 25 * 1024**2
+GRPC_FAULTS = {
+    grpc.StatusCode.INTERNAL,
+    grpc.StatusCode.UNKNOWN,
+    grpc.StatusCode.UNAVAILABLE,
+    grpc.StatusCode.DEADLINE_EXCEEDED,
+    grpc.StatusCode.DATA_LOSS,
+}
+
+
+@pytest.fixture(scope="module", params=["pyvoy", "uvicorn"])
+def server(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Server]:
+    directory = tmp_path_factory.mktemp(f"fuzz-{request.param}")
+    model = identity(directory / "mixed.onnx", MIXED)
+    arguments = ("--max-body", str(MAX_BODY))
+    with serving(model, directory / "log", *arguments, kind=request.param) as started:
+        yield started
+
+
+@pytest.fixture
+def target(server: Server) -> Iterator[Target]:
+    with closing(Wire(server.port)) as wire:
+        yield Target(server, wire)
+
+
+class Target:
+    """A server under fuzz, and what must be true of it all the time."""
+
+    def __init__(self, server: Server, wire: Wire) -> None:
+        self.server = server
+        self.seen: Counter[str] = Counter()
+        self._wire = wire
+        self._canary = dump(valid_v2(random.Random(0)))
+
+    def run(self, count: int, one: Callable[[], None], *, chunk: int = 500) -> None:
+        """Do `one` so many times; all is well in between, and in the end."""
+        self.check()
+        base = 0
+        for start in range(0, count, chunk):
+            for _ in range(min(chunk, count - start)):
+                one()
+            self.check()
+            if start <= min(count // 10, 5000):  # code and buffers have been used once
+                base = self.server.resident
+        grown = self.server.resident - base
+        assert grown < GROWTH, f"grown by {grown / 1024**2:.1f} MB"
+
+    def check(self) -> None:
+        """It lives, answers a good request rightly, and has logged no traceback."""
+        assert self.server.process.poll() is None, self.server.text[-3000:]
+        with closing(Wire(self.server.port)) as wire:
+            answer = wire.ask(Post(V2_PATH, self._canary).wire())
+        assert answer is not None
+        assert answer.status == 200, answer
+        sent = {item["name"]: item for item in orjson.loads(self._canary)["inputs"]}
+        for item in orjson.loads(answer.body)["outputs"]:
+            given = sent[item["name"].removesuffix("_out")]
+            assert (item["datatype"], item["shape"]) == (given["datatype"], given["shape"])
+            if not item["datatype"].startswith("FP"):
+                assert item["data"] == given["data"]
+        log = self.server.text
+        assert "Traceback" not in log, log[log.index("Traceback") - 200 :][:5000]
+
+    def post(self, post: Post) -> None:
+        """Send a request; its answer must be one that a client can use."""
+        answer = self._wire.ask(post.wire())
+        assert answer is not None, f"no answer to {post!r:.3000}"
+        told = f"{answer.status} {answer.body[:300]!r} to {post!r:.3000}"
+        self.seen[str(answer.status)] += 1
+        assert answer.status < 500 or answer.status in NOT_OURS, told
+        assert b"Traceback" not in answer.body, told
+        if answer.headers.get("content-type", "").startswith("application/json") and answer.body:
+            content = orjson.loads(answer.body)
+            if answer.status >= 400:
+                assert isinstance(content["error"], str), told
+                assert content["error"], told
+        assert answer.headers.get("grpc-status", "0") not in ("2", "4", "13", "14", "15"), told
+
+
+def requests(target: Target, count: int) -> None:
+    rng = random.Random(SEED)
+    target.run(count, lambda: target.post(http_post(rng)))
+    assert target.seen["400"] > target.seen["200"] > 0, target.seen
+
+
+def grpc_messages(target: Target, count: int) -> None:
+    rng = random.Random(SEED + 1)
+    seen: Counter[str] = Counter()
+    with grpc.insecure_channel(f"127.0.0.1:{target.server.grpc_port}") as channel:
+        infer = channel.unary_unary("/inference.GRPCInferenceService/ModelInfer")
+
+        def one() -> None:
+            payload = grpc_request(rng)
+            future = infer.future(payload, timeout=20)
+            code = future.code()
+            seen[code.name] += 1
+            assert code not in GRPC_FAULTS, f"{code} {future.details()} to {payload!r:.3000}"
+
+        target.run(count, one)
+    assert seen["INVALID_ARGUMENT"] > seen["OK"] > 0, seen
+
+
+def sockets(target: Target, count: int) -> None:
+    rng = random.Random(SEED + 2)
+
+    def one() -> None:
+        payload = garbage.http1(rng)
+        received = exchange(target.server.port, payload, half_close=rng.random() < 0.8)
+        for line in received.split(b"HTTP/1.1 ")[1:]:
+            code = int(line[:3])
+            assert code < 500 or code in NOT_OURS, f"{code} to {payload[:2000]!r}"
+
+    target.run(count, one, chunk=100)
+
+
+def frames(target: Target, count: int) -> None:
+    rng = random.Random(SEED + 3)
+    ports = (target.server.port, target.server.grpc_port)
+
+    def one() -> None:
+        exchange(rng.choice(ports), garbage.http2(rng), half_close=rng.random() < 0.5)
+
+    def reset() -> None:
+        exchange(rng.choice(ports), garbage.rapid_reset(rng), half_close=False)
+
+    target.run(count, one, chunk=100)
+    target.run(max(4, count // 100), reset, chunk=2)
+
+
+#: Who sends what share of the malformed requests.
+SHARES = ((requests, 0.65), (grpc_messages, 0.25), (sockets, 0.06), (frames, 0.04))
+PARTS = pytest.mark.parametrize(
+    ("part", "share"), SHARES, ids=lambda it: getattr(it, "__name__", "")
+)
+
+
+@PARTS
+def test_malformed(target: Target, part: Callable[[Target, int], None], share: float) -> None:
+    part(target, int(COUNT * share))
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(3600)
+@PARTS
+def test_malformed_many(target: Target, part: Callable[[Target, int], None], share: float) -> None:
+    part(target, int(MANY * share))
+
+
+def _open(port: int) -> socket.socket:
+    return socket.create_connection(("127.0.0.1", port), timeout=20)
+
+
+def test_those_who_never_finish_cost_the_others_nothing(target: Target) -> None:
+    port = target.server.port
+    head = f"POST {V2_PATH} HTTP/1.1\r\nhost: x\r\ncontent-length: 100000\r\n\r\n".encode()
+    with ExitStack() as stack:
+        for number in range(200):
+            lingering = stack.enter_context(_open(port))
+            lingering.sendall(head[: random.Random(number).randrange(len(head) + 1)])
+        stalled = [stack.enter_context(_open(port)) for _ in range(50)]
+        for connection in stalled:
+            connection.sendall(head + b'{"inputs"')
+        target.check()
+        for connection in stalled[:25]:
+            # A reset in the middle of the body.
+            connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+            connection.close()
+        for connection in stalled[25:]:
+            connection.sendall(b" ")
+            connection.shutdown(socket.SHUT_WR)
+        target.check()
+    deadline = time.monotonic() + 20
+    while target.server.metric("coalmine_inflight_requests") > 0:
+        assert time.monotonic() < deadline, "still answering those who left"
+        time.sleep(0.05)
+    target.check()
