@@ -22,9 +22,7 @@ from coalmine_loadtests.serving import (
 from coalmine_loadtests.serving._environments import AbsentError
 from coalmine_loadtests.serving._load import missing_tools
 
-needs_tools = pytest.mark.skipif(
-    bool(missing_tools()), reason=f"not installed: {'; '.join(missing_tools())}"
-)
+needs_tools = pytest.mark.skipif(bool(missing_tools()), reason=missing_tools())
 needs_cores = pytest.mark.skipif(
     not {0, 1} <= os.sched_getaffinity(0), reason="needs the cores 0 and 1"
 )
@@ -104,5 +102,14 @@ def test_what_is_not_installed_is_named_with_its_package(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
-    with pytest.raises(ServingBenchError, match=r"h2load \(Debian: apt-get install nghttp2"):
+    with pytest.raises(ServingBenchError, match=r"h2load .* \(Debian: apt-get install nghttp2"):
         measure(ServingBenchOptions(output=tmp_path / "r.json"), ["nginx"])
+
+
+@needs_tools
+@needs_cores
+def test_a_ceiling_that_is_not_installed_is_absent(tmp_path: Path) -> None:
+    absent = replace(SERVERS["nginx"], programs={"no-such-program": "no-such-package"})
+    options = ServingBenchOptions(peers=("nginx",), output=tmp_path / "r.json", soak=0)
+    results = run_serving_bench(options, [absent], console=Console(file=StringIO()))
+    assert "apt-get install no-such-package" in results.absent["nginx"]

@@ -41,7 +41,7 @@ class Bench:
         tell: Callable[[str], None],
     ) -> None:
         if missing := missing_tools():
-            raise ServingBenchError(f"not installed: {'; '.join(missing)}")
+            raise ServingBenchError(missing)
         check_cores(options.cores)
         self._options, self._environments, self._tell = options, environments, tell
         self.servers, self._with_in_process = select_servers(options.peers, servers)
@@ -79,6 +79,8 @@ class Bench:
         self.results.absent.clear()
         for server in self.servers:
             try:
+                if missing := missing_tools(server.programs):
+                    raise AbsentError(missing)
                 versions = self._environments.versions(server.lock, server.distributions)
             except AbsentError as error:
                 self._absent(server, error)

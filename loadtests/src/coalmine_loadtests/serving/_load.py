@@ -11,6 +11,7 @@ import re
 import shutil
 import struct
 import subprocess
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -21,11 +22,11 @@ from coalmine_loadtests.serving._cells import Cell
 from coalmine_loadtests.serving._errors import ServingBenchError
 from coalmine_loadtests.serving._wire import Request
 
-__all__ = ["Load", "Loader", "missing_tools", "parse_h2load", "parse_wrk"]
+__all__ = ["TOOLS", "Load", "Loader", "missing_tools", "parse_h2load", "parse_wrk"]
 
 _SCRIPT = Path(__file__).with_name("load.lua")
 #: Program and the Debian package that has it.
-_TOOLS = {"wrk": "wrk", "h2load": "nghttp2-client", "taskset": "util-linux", "nginx": "nginx-light"}
+TOOLS = {"wrk": "wrk", "h2load": "nghttp2-client", "taskset": "util-linux"}
 _GRPC_HEADERS = ("content-type: application/grpc", "te: trailers")
 _TIMEOUT_S = 20
 _PATIENCE_S = 60
@@ -44,13 +45,13 @@ class Load:
     """What went wrong, in words; empty if nothing did."""
 
 
-def missing_tools() -> list[str]:
-    """One line for each program that is not installed, with the package that has it."""
-    return [
-        f"{program} (Debian: apt-get install {package})"
-        for program, package in _TOOLS.items()
+def missing_tools(tools: Mapping[str, str] = TOOLS) -> str:
+    """The programs that are not installed, with the packages that have them; empty if all are."""
+    return ", ".join(
+        f"{program} is not installed (Debian: apt-get install {package})"
+        for program, package in tools.items()
         if shutil.which(program) is None
-    ]
+    )
 
 
 @dataclass(frozen=True, slots=True)

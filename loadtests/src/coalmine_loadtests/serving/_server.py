@@ -49,6 +49,9 @@ class Server:
     distributions: tuple[str, ...] = ("onnxruntime",)
     """Of which the versions are told."""
 
+    programs: Mapping[str, str] = field(default_factory=dict)
+    """What has to be installed besides, and the Debian package that has it."""
+
     environment: Callable[[Launch], Mapping[str, str]] = lambda _: {}
     companion: Callable[[Launch], Sequence[str]] | None = None
     """A process that the server sends to, on the core of the load."""

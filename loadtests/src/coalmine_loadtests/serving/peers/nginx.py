@@ -57,6 +57,7 @@ SERVERS = (
         command=_command,
         ready="/ready",
         distributions=(),
+        programs={"nginx": "nginx-light"},
         replays=True,
     ),
 )
