@@ -12,6 +12,7 @@ from typer.testing import CliRunner
 
 from coalmine.cli._app import app
 from coalmine_loadtests.serving import CELLS, SERVERS, Results, ServingBenchError, judge
+from coalmine_loadtests.serving._environments import PEERS, repository
 from coalmine_loadtests.serving._plan import plan, select_cells, select_servers
 from coalmine_loadtests.serving._plots import write_plots
 from coalmine_loadtests.serving._samples import Sample, Start
@@ -159,11 +160,13 @@ def test_plots_are_the_same_for_the_same_results(results: Results, tmp_path: Pat
     assert b"<svg" in written[0].read_bytes()
 
 
-def test_every_server_names_cells_that_exist() -> None:
+def test_every_server_names_cells_and_a_lock_that_exist() -> None:
     for server in SERVERS.values():
         assert server.cells
         assert set(server.cells) <= set(CELLS)
-        assert len({CELLS[cell].model for cell in server.cells}) >= 1
+        if server.lock is not None:
+            assert (repository() / "requirements" / f"bench-{server.lock}.txt").is_file()
+            assert (repository() / PEERS / f"{server.lock}.in").is_file()
 
 
 def test_a_selection_by_product_and_by_model() -> None:
