@@ -53,7 +53,11 @@ def requirements_of(pyproject: Path, extras: tuple[str, ...] = ()) -> list[Requi
 @pytest.mark.parametrize(
     ("lock", "member", "extras"),
     [
-        ("dev", "services", ("serving", "server", "storage", "tracing", "retraining", "local")),
+        (
+            "dev",
+            "services",
+            ("serving", "server", "storage", "mlflow", "tracing", "retraining", "local"),
+        ),
         ("dev", "transformers", ("image",)),
         ("dev", "monitors", ()),
         ("dev", "loadtests", ()),

@@ -1,4 +1,4 @@
-"""`python -m coalmine.serving`: a model server without the rest of the command line."""
+"""`coalmine serve` (`python -m coalmine.serving`): the command line of the model server."""
 
 from __future__ import annotations
 
@@ -7,95 +7,195 @@ import dataclasses
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any, NoReturn, get_args
 
 from coalmine.arms import Arm
 from coalmine.serving._options import InlineKindName, NonFiniteKind, ServeOptions, ServerKind
 from coalmine.serving._serve import serve
 
-_HELP = {
-    "name": "name in URLs and records (default: the model card's)",
-    "host": "address to listen on",
-    "port": "port to listen on; 0 for any free one",
-    "grpc_port": "port of gRPC with --server uvicorn, which has no HTTP/2",
-    "arm": "role of this model version: " + ", ".join(Arm),
-    "version": "version of the models (default: their source's, or 1, 2, ... as content changes)",
-    "watch": "seconds between two looks for new versions and models; 0: load only when asked",
-    "transformer": "package.module:Class of a transformer to run in this process",
-    "records": "base URL of the collector (default: no records)",
-    "spool": "directory where records wait for the collector",
-    "server": "pyvoy (HTTP/1.1, HTTP/2 and gRPC on one port) or uvicorn",
-    "processes": "server processes that share the port; started again when they die",
-    "threads": "ONNX Runtime's threads; 0 for all the CPUs that affinity and quota leave",
-    "providers": "execution providers in the order to try: tensorrt,cuda,cpu",
-    "require_gpu": "refuse to run on the CPU",
-    "device": "number of the GPU, as CUDA counts them",
-    "gpu_memory_limit": "bytes of GPU memory for the network; 0 for all there is",
-    "gpu_batch_rows": "largest batch on a GPU",
-    "cuda_graphs": "record each batch size once and replay it",
-    "tensorrt_cache": "directory for TensorRT's engines (default: built at each start)",
-    "fp16": "let TensorRT compute in half precision",
-    "non_finite": "what inputs may hold: missing (NaN or null, a missing value), allow (infinity "
-    "too) or reject (neither)",
-    "max_body": "bytes of one request",
-    "max_connections": "connections at once, of each process",
-    "receive_timeout": "seconds in which a request must have come as a whole",
-    "max_concurrency": "requests at once",
-    "inline": "run batches on the event loop: auto (if cheaper than another thread), always, never",
-    "max_batch_rows": "rows run at once",
-    "max_batch_bytes": "bytes of requests run at once",
-    "max_queue_rows": "rows waiting for the model",
-    "max_queue_bytes": "bytes of requests waiting for the model",
-    "request_timeout": "seconds a request may take (default: as the client says)",
-    "max_spool": "bytes of records kept while the collector is away",
-    "drain": "seconds that requests in flight have to finish after SIGTERM",
+__all__ = ["main"]
+
+_MODEL_HELP = (
+    "a model directory, an .onnx file, a directory of numbered versions or of several models, "
+    "package.module:Class of a Predictor, or a URI: models:/NAME/VERSION, models:/NAME@ALIAS, "
+    "runs:/ID/PATH, s3://, gs://, hf://OWNER/REPOSITORY, https://; #sha256=... after it checks the "
+    "content; several times, each with NAME="
+)
+_EPILOG = """examples:
+  coalmine serve model.onnx --port 9000
+  coalmine serve my_model:Mean                      a class of your own in my_model.py
+  coalmine serve models:/fraud@champion             from MLflow (MLFLOW_TRACKING_URI)
+  coalmine serve s3://models/fraud/3 --name fraud --processes 4
+  coalmine serve fraud=models/fraud churn=models/churn --watch 5
+  coalmine serve model.onnx --records sqlite:///records.db
+
+Then:  curl localhost:8080/v1/models/model:predict -d '{"instances": [[1, 2, 3, 4]]}'
+"""
+_GROUPS: dict[str, dict[str, str]] = {
+    "model": {
+        "name": "name in URLs and records (default: the model card's, or the file's)",
+        "version": "version (default: the registry's, or 1, 2, ... as content changes)",
+        "transformer": "package.module:Class of a transformer to run in this process",
+        "model_cache": "directory for what is fetched (default: below the user's cache directory)",
+        "watch": "seconds between two looks for new versions and models; 0: load only when asked",
+        "non_finite": "what inputs may hold: missing (NaN or null, a missing value), allow "
+        "(infinity too) or reject (neither)",
+    },
+    "address": {
+        "host": "address to listen on",
+        "port": "port to listen on; 0 for any free one",
+        "grpc_port": "port of gRPC with --server uvicorn, which has no HTTP/2",
+    },
+    "records": {
+        "records": "where a record of each instance goes: sqlite:///FILE, http://HOST:PORT of a "
+        "collector, or off",
+        "spool": "directory where records wait on the way (default: next to the SQLite file, or in "
+        "the user's state directory)",
+        "max_spool": "bytes of records kept while nobody takes them; more are dropped and counted",
+        "arm": "role of this model version",
+    },
+    "limits": {
+        "max_body": "bytes of one request; more is answered 413",
+        "max_connections": "connections at once, of each process",
+        "receive_timeout": "seconds in which a request must have come as a whole",
+        "max_concurrency": "requests at once; more are answered 429",
+        "max_queue_rows": "rows waiting for the model; more are answered 503",
+        "max_queue_bytes": "bytes of requests waiting for the model; more are answered 503",
+        "request_timeout": "seconds a request may take (default: as the client says)",
+        "drain": "seconds that requests in flight have to finish after SIGTERM",
+    },
+    "batching": {
+        "inline": "run batches on the event loop: auto (if cheaper than another thread), always, "
+        "never",
+        "max_batch_rows": "rows run at once",
+        "max_batch_bytes": "bytes of requests run at once",
+    },
+    "runtime": {
+        "threads": "ONNX Runtime's threads; 0 for all the CPUs that affinity and quota leave",
+        "providers": "execution providers in the order to try: tensorrt,cuda,cpu",
+        "require_gpu": "refuse to run on the CPU",
+        "device": "number of the GPU, as CUDA counts them",
+        "gpu_memory_limit": "bytes of GPU memory for the network; 0 for all there is",
+        "gpu_batch_rows": "largest batch on a GPU",
+        "cuda_graphs": "record each batch size once and replay it",
+        "tensorrt_cache": "directory for TensorRT's engines (default: built at each start)",
+        "fp16": "let TensorRT compute in half precision",
+    },
+    "processes": {
+        "server": "pyvoy (HTTP/1.1, HTTP/2 and gRPC on one port) or uvicorn",
+        "processes": "server processes that share the port; started again when they die",
+    },
 }
 _CHOICES = {
+    "arm": tuple(map(str, Arm)),
     "server": get_args(ServerKind),
     "non_finite": get_args(NonFiniteKind),
     "inline": get_args(InlineKindName),
 }
+
+
+def _number(
+    convert: Callable[[str], Any], *, least: float, most: float, what: str
+) -> Callable[[str], Any]:
+    def parse(text: str) -> Any:
+        try:
+            number = convert(text)
+        except ValueError:
+            number = None
+        if number is None or not least <= number <= most:
+            raise argparse.ArgumentTypeError(f"{text!r} is not {what}")
+        return number
+
+    return parse
+
+
+_MOST = float(2**62)
+_count = _number(int, least=1, most=_MOST, what="a whole number, 1 or more")
+_seconds = _number(float, least=0, most=_MOST, what="a number of seconds, 0 or more")
+_from_zero = _number(int, least=0, most=_MOST, what="a whole number, 0 or more")
+_port = _number(int, least=0, most=65535, what="a port, 0 to 65535")
+_BY_ANNOTATION = {
+    "int": _count,
+    "int | None": _count,
+    "float": _seconds,
+    "float | None": _seconds,
+}
 _TYPES: dict[str, Callable[[str], Any]] = {
-    "arm": Arm,
+    "model_cache": Path,
     "spool": Path,
     "tensorrt_cache": Path,
+    "threads": _from_zero,
+    "device": _from_zero,
+    "gpu_memory_limit": _from_zero,
+    "port": _port,
+    "grpc_port": _port,
     "providers": lambda text: tuple(text.split(",")),
 }
 
 
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        """One line, as every error of the server, and where to read more."""
+        self.exit(2, f"{self.prog}: {message}\n{self.prog} --help lists all options\n")
+
+
+class _Formatter(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescriptionHelpFormatter):
+    """Examples as they are written; defaults, where the text does not say them itself."""
+
+    def _get_help_string(self, action: argparse.Action) -> str | None:
+        said = action.help or ""
+        if action.default is None or action.default is False or "(default" in said:
+            return said
+        if isinstance(action.default, tuple):
+            return f"{said} (default: {','.join(action.default)})"
+        return super()._get_help_string(action)
+
+
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="python -m coalmine.serving",
-        description="Serve one ONNX model over HTTP (V1, V2) and gRPC.",
-        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+    parser = _Parser(
+        prog="coalmine serve",
+        description="Serve models on KServe's protocols: HTTP V1 and V2, gRPC V2; metrics at "
+        "/metrics of the same port.",
+        epilog=_EPILOG,
+        formatter_class=_Formatter,
         allow_abbrev=False,
     )
-    parser.add_argument(
-        "model",
-        nargs="+",
-        metavar="[NAME=]MODEL_URI",
-        help="model directory, .onnx file, directory of numbered versions or of several models; "
-        "several times, each with NAME=",
-    )
-    for field in dataclasses.fields(ServeOptions):
-        if field.name in ("model", "also"):
-            continue
-        flag = f"--{field.name.replace('_', '-')}"
-        text = _HELP[field.name]
-        if field.default is False:
-            parser.add_argument(flag, action="store_true", help=text)
-            continue
-        by_annotation = {"int": int, "int | None": int, "float": float, "float | None": float}
-        kind = _TYPES.get(field.name) or by_annotation.get(str(field.type), str)
-        choices = _CHOICES.get(field.name)
-        parser.add_argument(flag, type=kind, default=field.default, choices=choices, help=text)
+    parser.add_argument("model", nargs="+", metavar="[NAME=]MODEL", help=_MODEL_HELP)
+    fields = {field.name: field for field in dataclasses.fields(ServeOptions)}
+    for title, options in _GROUPS.items():
+        group = parser.add_argument_group(title)
+        for name, text in options.items():
+            field = fields[name]
+            flag = f"--{name.replace('_', '-')}"
+            if field.type == "bool":
+                group.add_argument(flag, action="store_true", help=text)
+                continue
+            kind = _TYPES.get(name) or _BY_ANNOTATION.get(str(field.type), str)
+            metavar = None if name in _CHOICES else _metavar(name, str(field.type))
+            group.add_argument(
+                flag,
+                type=kind,
+                default=field.default,
+                choices=_CHOICES.get(name),
+                metavar=metavar,
+                help=text,
+            )
     return parser
+
+
+def _metavar(name: str, annotation: str) -> str:
+    by_name = {"records": "URL", "transformer": "CLASS"}
+    if name in ("spool", "model_cache", "tensorrt_cache"):
+        return "DIR"
+    by_type = {"int": "N", "int | None": "N", "float": "SECONDS", "float | None": "SECONDS"}
+    return by_name.get(name) or by_type.get(annotation) or name.upper()
 
 
 def main() -> int:
     """Run the command; the exit status."""
     given = vars(_parser().parse_intermixed_args())
     model, *also = given.pop("model")
+    given["arm"] = Arm(given["arm"])
     return serve(ServeOptions(model=model, also=tuple(also), **given))
 
 

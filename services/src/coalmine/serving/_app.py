@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import math
 from collections.abc import Callable
 
@@ -21,7 +22,7 @@ from coalmine.serving._loader import Loader
 from coalmine.serving._management import REPOSITORY, Control, Management
 from coalmine.serving._member import Link
 from coalmine.serving._metrics import ServerMetrics
-from coalmine.serving._options import ServeOptions
+from coalmine.serving._options import ServeOptions, where
 from coalmine.serving._probes import Probes
 from coalmine.serving._recording import Recording
 from coalmine.serving._repository import Repository
@@ -31,6 +32,8 @@ from coalmine.serving._versions import VersionLedger
 from coalmine.serving._watch import watch
 
 __all__ = ["ServingApp", "create_asgi"]
+
+_log = logging.getLogger("coalmine.serving")
 
 #: Seconds that the last spans have to reach their collector; part of the grace after SIGTERM.
 _LAST_SPANS = 1.0
@@ -162,6 +165,9 @@ class ServingApp:
         if self._options.spool is not None and (link is None or link.index == 0):
             root = self._options.spool if link is None else self._options.spool.parent
             ship_leftovers(root, self._options)
+        if link is None:
+            served = [f"{each.name} version {each.version}" for each in plane.repository.serving()]
+            _log.info("ready: %s at %s", ", ".join(served) or "no model", where(self._options))
         await send({"type": "lifespan.startup.complete"})
         await receive()
         if self._watching is not None:

@@ -14,11 +14,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
-from coalmine.modeldir import MODEL_FILE
+from coalmine.modeldir import MODEL_CARD, MODEL_FILE
 from coalmine.serving._errors import ModelLoadError
 from coalmine.serving._options import ServeOptions
+from coalmine.sources import SourceError, fetch, is_remote
 
-__all__ = ["Catalogue", "Offer", "content_digest", "fingerprint"]
+__all__ = ["Catalogue", "Offer", "Place", "content_digest", "fingerprint"]
 
 _NAMED = re.compile(r"(?P<name>[A-Za-z0-9][A-Za-z0-9._-]*)=(?P<uri>.+)")
 #: Files that make a directory a model.
@@ -36,6 +37,18 @@ class Offer:
     uri: str
     version: str | None = None
     """None: its source has no name for it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where the content of an offer is on this machine, once it has been fetched."""
+
+    name: str | None
+    uri: str
+    """Of the content: a path, or the offer's own URI if that is none (`package.module:Class`)."""
+
+    version: str | None
+    path: Path | None
 
 
 class Catalogue:
@@ -57,6 +70,7 @@ class Catalogue:
                 raise ModelLoadError("--name is for one model; with several, say NAME=URI")
         self._named = named
         self._name = options.name
+        self._cache = options.model_cache
 
     @property
     def holds_several(self) -> bool:
@@ -70,6 +84,21 @@ class Catalogue:
     def call_it(self, name: str) -> None:
         """From now on the only model has this name, whatever its card will say."""
         self._name = name
+
+    def place(self, offer: Offer) -> Place:
+        """Fetch what is elsewhere. Blocks; ModelLoadError if it cannot be had."""
+        if not is_remote(offer.uri):
+            return Place(offer.name, offer.uri, offer.version, local_path(offer.uri))
+        try:
+            fetched = fetch(offer.uri, cache=self._cache)
+        except SourceError as error:
+            raise ModelLoadError(str(error)) from error
+        content = _offer(None, str(fetched.path))  # which may be a model in numbered versions
+        path = Path(content.uri)
+        # A card says the model's name itself.
+        name = offer.name or (None if (path / MODEL_CARD).is_file() else fetched.name)
+        version = offer.version or fetched.version or content.version
+        return Place(name, content.uri, version, path)
 
     def offers(self) -> list[Offer]:
         """All that can be loaded now, by name."""

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
 
-from coalmine.modeldir import ModelCard
+from coalmine.modeldir import MODEL_FILE, ModelCard
+from coalmine.serving._errors import ModelLoadError
 from coalmine.serving._model import Runnable
 from coalmine.serving._onnx import OnnxModel, runtime_options
 from coalmine.serving._options import ServeOptions
+from coalmine.serving._pyfunc import PyfuncModel
 from coalmine.serving._python import Computing, PythonModel, is_dotted, load_predictor
-from coalmine.serving._source import checked_card, locate, made_up_card
+from coalmine.serving._source import ModelSource, checked_card, locate, made_up_card
+from coalmine.sources import SourceError, fetch
 
 __all__ = ["Opened", "open_model", "open_predictor"]
 
@@ -30,11 +32,22 @@ def open_model(options: ServeOptions) -> Opened:
     """Load the model that the options name; ModelLoadError says what is wrong with it."""
     if is_dotted(options.model):
         return open_predictor(load_predictor(options.model, name=options.name), options)
-    source = locate(options.model)
-    network = OnnxModel(source.network, runtime_options(options))
-    name = options.name or (source.card.name if source.card else _stem(source.network))
-    card = checked_card(source, network.signature, name=name)
-    return Opened(network, card.model_copy(update={"name": name}), options.version or "1")
+    try:
+        fetched = fetch(options.model, cache=options.model_cache)
+    except SourceError as error:
+        raise ModelLoadError(str(error)) from error
+    source = locate(fetched.path)
+    model = _runnable(source, options)
+    name = options.name or (source.card.name if source.card else fetched.name or _stem(source))
+    card = checked_card(source, model.signature, name=name)
+    version = options.version or fetched.version or "1"
+    return Opened(model, card.model_copy(update={"name": name}), version)
+
+
+def _runnable(source: ModelSource, options: ServeOptions) -> Runnable:
+    if source.network is None:
+        return PyfuncModel(source.directory)
+    return OnnxModel(source.network, runtime_options(options))
 
 
 def open_predictor(predictor: Computing, options: ServeOptions) -> Opened:
@@ -44,5 +57,7 @@ def open_predictor(predictor: Computing, options: ServeOptions) -> Opened:
     return Opened(model, card, options.version or "1")
 
 
-def _stem(network: Path) -> str:
-    return network.parent.name if network.name == "model.onnx" else network.stem
+def _stem(source: ModelSource) -> str:
+    if source.network is None or source.network.name == MODEL_FILE:
+        return source.directory.resolve().name
+    return source.network.stem

@@ -9,7 +9,14 @@ from typing import Any, Literal
 
 from coalmine.arms import Arm
 
-__all__ = ["OPTIONS_VARIABLE", "InlineKindName", "NonFiniteKind", "ServeOptions", "ServerKind"]
+__all__ = [
+    "OPTIONS_VARIABLE",
+    "InlineKindName",
+    "NonFiniteKind",
+    "ServeOptions",
+    "ServerKind",
+    "where",
+]
 
 #: Environment variable that hands the options to a process.
 OPTIONS_VARIABLE = "COALMINE_SERVE_OPTIONS"
@@ -25,8 +32,8 @@ class ServeOptions:
     """The settings of one model server: one arm, one model version, one port."""
 
     model: str
-    """`file:` URI or path of a model directory, of a bare `.onnx` file, of a model in numbered
-    versions, or of a directory of such models; `NAME=URI` gives the model its name."""
+    """A path, a URI (docs/serving.md lists them), a directory of numbered versions or of models, or
+    `package.module:Class` of a Predictor; `NAME=` before it gives the model its name."""
 
     also: tuple[str, ...] = ()
     """More models of the same server, each as `NAME=URI`."""
@@ -46,14 +53,18 @@ class ServeOptions:
     """Version of the models; None: what their source calls it, or else 1, and 2, 3, ... for other
     content that a reload finds."""
 
+    model_cache: Path | None = None
+    """Directory of what is fetched from elsewhere; None: below the user's cache directory."""
+
     transformer: str | None = None
     """`package.module:Class` of a transformer, run in this process."""
 
     records: str | None = None
-    """The collector's base URL; None: no records. Needs `spool`."""
+    """`sqlite:///FILE` or a collector's base URL; None or `off`: no records."""
 
     spool: Path | None = None
-    """Directory where records wait for the collector; of this server alone."""
+    """Directory where records wait; of this server alone. None: next to the SQLite file, or in the
+    user's state directory, by the model's name."""
 
     server: ServerKind = "pyvoy"
     processes: int = 1
@@ -143,6 +154,16 @@ class ServeOptions:
         fields["arm"] = Arm(fields["arm"])
         for name in ("also", "providers"):
             fields[name] = tuple(fields[name])
-        for name in ("spool", "tensorrt_cache"):
+        for name in ("model_cache", "spool", "tensorrt_cache"):
             fields[name] = None if fields[name] is None else Path(fields[name])
         return cls(**fields)
+
+
+def where(options: ServeOptions) -> str:
+    """The address of a server, and what it speaks there."""
+    host = f"[{options.host}]" if ":" in options.host else options.host
+    address = f"http://{host}:{options.port}"
+    if options.server == "pyvoy":
+        return f"{address} (V1 and V2 over HTTP/1.1 and HTTP/2, gRPC V2)"
+    grpc = f", gRPC V2 on port {options.grpc_port}" if options.grpc_port is not None else ""
+    return f"{address} (V1 and V2 over HTTP/1.1{grpc})"

@@ -23,7 +23,7 @@ from coalmine.serving._channel import Channel
 from coalmine.serving._child import LINK_VARIABLE, PARENT_VARIABLE
 from coalmine.serving._hub import Hub, Member
 from coalmine.serving._logging import configure_logging
-from coalmine.serving._options import OPTIONS_VARIABLE, ServeOptions
+from coalmine.serving._options import OPTIONS_VARIABLE, ServeOptions, where
 from coalmine.serving._ports import hold_port
 
 __all__ = ["run"]
@@ -73,7 +73,7 @@ class _Supervisor:
                 if not await self._all_ready(started, tasks):
                     return 0 if self._stopping.is_set() else 1
             print(f"http://{self._options.host}:{self._options.port}", flush=True)
-            _log.info("%d processes are ready", len(self._members))
+            _log.info("ready: %d processes at %s", len(self._members), where(self._options))
             stopping = asyncio.create_task(self._stopping.wait())
             await asyncio.wait([stopping, *keepers], return_when=asyncio.FIRST_COMPLETED)
             stopping.cancel()

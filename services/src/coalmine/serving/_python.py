@@ -14,20 +14,18 @@ import os
 import re
 import sys
 import threading
-from collections.abc import Coroutine, Mapping
+from collections.abc import Coroutine
 from typing import Any, Protocol, cast
 
 import numpy as np
 
 from coalmine.protocol import (
-    DATATYPES,
-    Array,
     Signature,
     SignatureError,
     Tensors,
     TensorSpec,
-    datatype_of,
 )
+from coalmine.serving._checks import checked_outputs
 from coalmine.serving._errors import ModelLoadError, WrongOutputError
 
 __all__ = ["Computing", "PythonModel", "is_dotted", "load_predictor"]
@@ -125,7 +123,7 @@ class PythonModel:
             raise SignatureError(str(error)) from error
         rows = next((array.shape[0] for array in tensors.values() if array.ndim), 1)
         try:
-            return _checked(answer, self.signature, rows=rows if self.batchable else None)
+            return checked_outputs(answer, self.signature, rows=rows if self.batchable else None)
         except WrongOutputError as error:
             _log.error("%s.compute: %s", self._kind, error)
             raise
@@ -217,59 +215,3 @@ def _specs(kind: str, attribute: str, value: object) -> tuple[TensorSpec, ...]:
     if doubled:
         raise ModelLoadError(f"{kind}.{attribute}: {', '.join(sorted(doubled))} is there twice")
     return specs
-
-
-def _checked(answer: Any, signature: Signature, *, rows: int | None) -> Tensors:
-    """The outputs, as declared; `rows` is what a batch's outputs must have, if it is a batch."""
-    if not isinstance(answer, Mapping):
-        raise WrongOutputError(
-            f"returned {type(answer).__name__}, not a dict of arrays by output name"
-        )
-    unknown = [str(name) for name in answer if name not in signature.output_names]
-    missing = [name for name in signature.output_names if name not in answer]
-    if missing or unknown:
-        found = ", ".join(map(str, answer)) or "nothing"
-        wanted = ", ".join(signature.output_names)
-        raise WrongOutputError(f"returned the outputs {found}; declared are {wanted}")
-    return {
-        spec.name: _checked_output(answer[spec.name], spec, rows=rows) for spec in signature.outputs
-    }
-
-
-def _checked_output(array: Any, spec: TensorSpec, *, rows: int | None) -> Array:
-    if not isinstance(array, np.ndarray | np.generic):
-        raise WrongOutputError(f"output {spec.name!r} is a {type(array).__name__}, not an array")
-    array = np.asarray(array)
-    try:
-        datatype = datatype_of(array)
-    except ValueError:
-        datatype = str(array.dtype)
-    if datatype != spec.datatype:
-        raise WrongOutputError(f"output {spec.name!r} is {datatype}, declared is {spec.datatype}")
-    shape = array.shape
-    fits = len(shape) == len(spec.shape) and all(
-        want in (-1, have) for want, have in zip(spec.shape, shape, strict=True)
-    )
-    if not fits:
-        raise WrongOutputError(
-            f"output {spec.name!r} has shape {list(shape)}, declared is {list(spec.shape)}"
-        )
-    if rows is not None and spec.shape[:1] == (-1,) and shape[0] != rows:
-        raise WrongOutputError(
-            f"output {spec.name!r} has {shape[0]} rows for {rows}; a batch needs one for each "
-            "(batchable = False, if that cannot be)"
-        )
-    if array.dtype.kind in "SU" or array.dtype == DATATYPES["BYTES"]:
-        return _as_bytes(array, spec.name)
-    plain: Array = array.astype(spec.dtype, order="C", copy=False)
-    return plain
-
-
-def _as_bytes(array: Array, name: str) -> Array:
-    values = array.ravel().tolist()
-    texts = [value.encode() if isinstance(value, str) else value for value in values]
-    if not all(isinstance(value, bytes) for value in texts):
-        raise WrongOutputError(f"output {name!r} holds elements that are neither str nor bytes")
-    result = np.empty(len(texts), dtype=np.object_)
-    result[:] = texts
-    return result.reshape(array.shape)

@@ -39,7 +39,7 @@ class Recording:
                     first = self._emitters[servable.name] = self._open(servable)
                     return first
             return first.of_version(card=servable.card, model_version=servable.version)
-        except (RecordsError, OSError) as error:
+        except (RecordsError, OSError, ValueError) as error:
             raise StartupError(f"records: {error}") from error
 
     async def start(self) -> None:

@@ -14,6 +14,7 @@ import logging
 from collections.abc import Coroutine
 from dataclasses import asdict, dataclass, replace
 from enum import StrEnum
+from pathlib import Path
 from typing import Any
 
 from coalmine.serving._catalogue import Catalogue, Offer, content_digest, fingerprint, local_path
@@ -67,6 +68,8 @@ class Plan:
     uri: str
     version: str | None
     digest: str | None
+    content: str | None = None
+    """Where what was fetched from `uri` is on this machine; None: the URI says it."""
 
     def to_json(self) -> dict[str, Any]:
         """As JSON."""
@@ -197,7 +200,7 @@ class Repository:
             if same and plan.version == slot.plan.version:
                 return Prepared(plan, None)
         assert plan.version is not None
-        offer = Offer(plan.name, plan.uri, plan.version)
+        offer = Offer(plan.name, plan.content or plan.uri, plan.version)
         return Prepared(plan, self._loader.load(offer, version=plan.version))
 
     def commit(self, prepared: Prepared) -> None:
@@ -268,6 +271,9 @@ class Repository:
             self._catalogue.call_it(plans[0].name)
         declared = {offer.uri: offer.version for offer in self._catalogue.offers()}
         for plan in plans:
+            if plan.content is not None and Path(plan.content).exists():
+                self.commit(self.prepare_now(plan))  # fetched content never changes
+                continue
             found = self._plan(Offer(plan.name, plan.uri, declared.get(plan.uri)))
             if found.digest != plan.digest:
                 plan = self._named(found)
@@ -285,9 +291,11 @@ class Repository:
         raise self._absent(name, None, None)
 
     def _plan(self, offer: Offer) -> Plan:
-        path = local_path(offer.uri)
+        place = self._catalogue.place(offer)
+        path = place.path
         digest = content_digest(path) if path is not None and path.exists() else None
-        return Plan(offer.name, offer.uri, self._version or offer.version, digest)
+        content = place.uri if place.uri != offer.uri else None
+        return Plan(place.name, offer.uri, self._version or place.version, digest, content)
 
     def _named(self, plan: Plan) -> Plan:
         """The plan with its version's name."""

@@ -8,6 +8,8 @@ from dataclasses import replace
 from coalmine.serving._errors import StartupError
 from coalmine.serving._options import ServeOptions
 from coalmine.serving._ports import free_port
+from coalmine.serving._records_to import settle_records
+from coalmine.sources import is_remote
 
 __all__ = ["run_one", "serve"]
 
@@ -19,10 +21,8 @@ def serve(options: ServeOptions) -> int:
     unless the server cannot start. Call it last.
     """
     try:
-        if options.server == "pyvoy" and options.grpc_port is not None:
-            raise StartupError("--grpc-port is for uvicorn; pyvoy has gRPC on its only port")
-        if options.processes < 1:
-            raise StartupError("--processes must be at least 1")
+        _check(options)
+        options = settle_records(options)
         if options.processes > 1:
             from coalmine.serving import _processes
 
@@ -45,3 +45,19 @@ def run_one(options: ServeOptions) -> int:
     from coalmine.serving import _pyvoy
 
     _pyvoy.run(options)
+
+
+def _check(options: ServeOptions) -> None:
+    """StartupError for options that make no sense together."""
+    if options.server == "pyvoy" and options.grpc_port is not None:
+        raise StartupError("--grpc-port is for uvicorn; pyvoy has gRPC on its only port")
+    if options.server == "uvicorn" and options.grpc_port and options.grpc_port == options.port:
+        raise StartupError("--grpc-port and --port are the same; uvicorn needs two")
+    if options.processes < 1:
+        raise StartupError("--processes must be at least 1")
+    sources = [uri.partition("=")[2] or uri for uri in (options.model, *options.also)]
+    if options.watch and all(is_remote(uri) for uri in sources):
+        raise StartupError(
+            "--watch looks at files of this machine; models from elsewhere are loaded again by "
+            "POST /v2/repository/models/NAME/load"
+        )

@@ -1,11 +1,10 @@
-"""Where a model comes from: a `file:` URI, a directory with a card, or a bare `.onnx` file."""
+"""The files of a model on this machine: a directory, with a card or without, or an `.onnx` file."""
 
 from __future__ import annotations
 
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
-from urllib.parse import unquote, urlsplit
 
 from coalmine.modeldir import (
     MODEL_CARD,
@@ -18,6 +17,7 @@ from coalmine.modeldir import (
 from coalmine.protocol import Signature, TensorSpec
 from coalmine.records import RESERVED_COLUMNS
 from coalmine.serving._errors import ModelLoadError
+from coalmine.serving._pyfunc import MLMODEL, onnx_flavour
 
 __all__ = ["ModelSource", "checked_card", "locate", "made_up_card"]
 
@@ -27,40 +27,39 @@ _MOST_COLUMNS = 256
 
 @dataclass(frozen=True, slots=True)
 class ModelSource:
-    """A network's file, and its card if it has one."""
+    """The files of a model."""
 
-    network: Path
+    network: Path | None
+    """The ONNX file; None for an MLflow model of another kind."""
+
+    directory: Path
     card: ModelCard | None
 
 
-def locate(model: str) -> ModelSource:
+def locate(path: Path) -> ModelSource:
     """Find the files of a model; ModelLoadError says what is missing."""
-    path = _local_path(model)
-    if path.is_dir():
-        network = path / MODEL_FILE
-        if not network.is_file():
-            raise ModelLoadError(f"{network}: missing; a model directory needs it")
-        if not (path / MODEL_CARD).exists():
-            return ModelSource(network, None)
-        try:
-            return ModelSource(network, load_card(path))
-        except ModelDirectoryError as error:
-            raise ModelLoadError(str(error)) from error
     if path.is_file():
-        return ModelSource(path, None)
-    raise ModelLoadError(f"{model}: no such model directory or .onnx file")
+        return ModelSource(path, path.parent, None)
+    if not path.is_dir():
+        raise ModelLoadError(f"{path}: no such model directory or .onnx file")
+    if (path / MODEL_FILE).is_file():
+        return ModelSource(path / MODEL_FILE, path, _card(path))
+    if (path / MLMODEL).is_file():
+        return ModelSource(onnx_flavour(path), path, None)
+    networks = sorted(path.glob("*.onnx"))
+    if len(networks) == 1:
+        return ModelSource(networks[0], path, _card(path))
+    found = f"has {len(networks)} .onnx files" if networks else "has none of them"
+    raise ModelLoadError(f"{path}: a model directory needs {MODEL_FILE} or {MLMODEL}; it {found}")
 
 
-def _local_path(model: str) -> Path:
-    parts = urlsplit(model)
-    if parts.scheme == "file":
-        return Path(unquote(parts.path))
-    if parts.scheme and "/" in model[len(parts.scheme) :]:
-        raise ModelLoadError(
-            f"{model}: a model server reads a directory or file; `coalmine up` fetches what is "
-            "elsewhere first"
-        )
-    return Path(model)
+def _card(directory: Path) -> ModelCard | None:
+    if not (directory / MODEL_CARD).exists():
+        return None
+    try:
+        return load_card(directory)
+    except ModelDirectoryError as error:
+        raise ModelLoadError(str(error)) from error
 
 
 def checked_card(source: ModelSource, signature: Signature, *, name: str) -> ModelCard:
@@ -74,7 +73,7 @@ def checked_card(source: ModelSource, signature: Signature, *, name: str) -> Mod
         said = {tensor.name: tensor.datatype for tensor in tensors}
         found = {spec.name: spec.datatype for spec in specs}
         if said != found:
-            card = source.network.parent / MODEL_CARD
+            card = source.directory / MODEL_CARD
             raise ModelLoadError(f"{card}: {kind}: says {said}, the network has {found}")
     return source.card
 

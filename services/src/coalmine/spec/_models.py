@@ -17,8 +17,9 @@ class _Spec(BaseModel):
 class ModelSpec(_Spec):
     """What to serve."""
 
-    uri: Annotated[str, Field(pattern=r"^(models:/|file:).+")]
-    """`models:/name@alias` or `models:/name/3` (MLflow), or `file:` and a directory."""
+    uri: Annotated[str, Field(pattern=r"^(models:/.|file:.|(s3|gs|hf|https?)://[^/]+/.)")]
+    """`models:/name@alias` or `models:/name/3` (the service's own registry); `file:` and a model
+    directory; or one that is elsewhere: `s3://`, `gs://`, `hf://` or `http(s)://`."""
 
     threads: Annotated[int, Field(ge=1)] = 1
     """ONNX Runtime threads of one server; one suits small models, and leaves cores to others."""
