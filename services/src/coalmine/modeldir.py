@@ -40,6 +40,7 @@ __all__ = [
     "MODEL_CARD",
     "MODEL_FILE",
     "REFERENCE_FILE",
+    "TRANSFORMER_FILE",
     "Column",
     "ModelCard",
     "ModelDirectoryError",
@@ -51,6 +52,8 @@ __all__ = [
 
 MODEL_FILE = "model.onnx"
 MODEL_CARD = "model.yaml"
+#: What the model's transformer was fitted with, if it was: of the transformer's own form.
+TRANSFORMER_FILE = "transformer.json"
 #: Rows the monitors compare with: columns of the record, plus `true_label`, in time order.
 REFERENCE_FILE = "reference.parquet"
 
@@ -143,9 +146,11 @@ def write_card(directory: Path, card: ModelCard) -> None:
 
 
 def model_digest(directory: Path) -> str:
-    """`sha256:` digest over the network and its card: the identity of what is served."""
+    """`sha256:` digest over network, card and transformer: the identity of what is served."""
     digest = hashlib.sha256()
-    for name in (MODEL_FILE, MODEL_CARD):
+    for name in (MODEL_FILE, MODEL_CARD, TRANSFORMER_FILE):
+        if name == TRANSFORMER_FILE and not (directory / name).exists():
+            continue
         content = (directory / name).read_bytes()
         digest.update(f"{name}:{len(content)}:".encode())
         digest.update(content)

@@ -27,7 +27,7 @@ from coalmine.protocol._triton import HEALTH_MESSAGES, TRITON_MESSAGES
 from coalmine.protocol._v2 import parse_shape, parse_timeout, refuse_unsupported
 from coalmine.protocol._values import from_raw, to_raw
 
-__all__ = ["decode_infer", "encode_infer", "message_class", "parse"]
+__all__ = ["decode_infer", "encode_infer", "from_contents", "message_class", "parse"]
 
 _PACKAGE = "inference"
 _TENSOR_METADATA = "string name=1; string datatype=2; repeated int64 shape=3"
@@ -203,7 +203,7 @@ def decode_infer(message: Any, signature: Signature) -> InferenceCall:
                 raise MalformedRequestError(f"input {spec.name!r}: both raw and typed contents")
             tensors[spec.name] = from_raw(raw[index], spec, shape)
         else:
-            tensors[spec.name] = _from_contents(tensor.contents, spec, shape)
+            tensors[spec.name] = from_contents(tensor.contents, spec, shape)
     names = signature.select([output.name for output in message.outputs])
     # Clients read raw contents; typed ones are for those who send them.
     binary = frozenset(names) if raw or not message.inputs else frozenset()
@@ -224,7 +224,8 @@ def _timeout(parameters: Any) -> float:
     return parse_timeout(getattr(value, value.WhichOneof("parameter_choice") or "int64_param"))
 
 
-def _from_contents(contents: Any, spec: TensorSpec, shape: list[int]) -> Array:
+def from_contents(contents: Any, spec: TensorSpec, shape: list[int]) -> Array:
+    """The array in typed contents; SignatureError if they are not of the shape."""
     field = _CONTENTS.get(spec.datatype)
     if field is None:
         raise SignatureError(f"input {spec.name!r}: {spec.datatype} needs raw_input_contents")

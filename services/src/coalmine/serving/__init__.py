@@ -17,6 +17,8 @@ from coalmine.serving._errors import (
     ModelLoadError,
     ModelNotReadyError,
     OverloadedError,
+    PredictorAnswerError,
+    PredictorUnavailableError,
     QueueFullError,
     ServingError,
     StartupError,
@@ -32,6 +34,7 @@ if TYPE_CHECKING:
     from coalmine.serving._batch import Computed, Outcome
     from coalmine.serving._batcher import Batcher, BatchLimits
     from coalmine.serving._inline import InlinePolicy
+    from coalmine.serving._kserve_transformer import KServeTransformer
     from coalmine.serving._predictor import Predictor
     from coalmine.serving._servable import Servable
 
@@ -43,12 +46,15 @@ __all__ = [
     "DeadlineError",
     "EncodingError",
     "InlinePolicy",
+    "KServeTransformer",
     "ModelFailedError",
     "ModelLoadError",
     "ModelNotReadyError",
     "Outcome",
     "OverloadedError",
     "Predictor",
+    "PredictorAnswerError",
+    "PredictorUnavailableError",
     "QueueFullError",
     "Servable",
     "ServeOptions",
@@ -69,6 +75,7 @@ _HEAVY = {
     "Batcher": "_batcher",
     "Computed": "_batch",
     "InlinePolicy": "_inline",
+    "KServeTransformer": "_kserve_transformer",
     "Outcome": "_batch",
     "Predictor": "_predictor",
     "Servable": "_servable",

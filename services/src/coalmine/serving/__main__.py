@@ -36,6 +36,7 @@ _GROUPS: dict[str, dict[str, str]] = {
         "name": "name in URLs and records (default: the model card's, or the file's)",
         "version": "version (default: the registry's, or 1, 2, ... as content changes)",
         "transformer": "package.module:Class of a transformer to run in this process",
+        "artefact": "file the transformer was fitted with (default: the model's transformer.json)",
         "model_cache": "directory for what is fetched (default: below the user's cache directory)",
         "watch": "seconds between two looks for new versions and models; 0: load only when asked",
         "non_finite": "what inputs may hold: missing (NaN or null, a missing value), allow "
@@ -121,6 +122,7 @@ _BY_ANNOTATION = {
     "float | None": _seconds,
 }
 _TYPES: dict[str, Callable[[str], Any]] = {
+    "artefact": Path,
     "model_cache": Path,
     "spool": Path,
     "tensorrt_cache": Path,

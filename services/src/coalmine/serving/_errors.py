@@ -9,10 +9,12 @@
     │   └── WrongOutputError    ... or returned something else than it declares
     ├── BodyTooLargeError       more bytes than the server takes
     ├── EncodingError           a compressed body
+    ├── PredictorAnswerError    a transformer's predictor answered what cannot be used
     └── OverloadedError         not now; `retry_after` seconds later, perhaps
-        ├── TooManyRequestsError    too many at once
-        ├── QueueFullError          too many rows wait for the model
-        └── DeadlineError           its time was over before the model had answered it
+        ├── TooManyRequestsError        too many at once
+        ├── QueueFullError              too many rows wait for the model
+        ├── DeadlineError               the request's time was over first
+        └── PredictorUnavailableError   a transformer's predictor is not there
 
 A client's mistake is a `coalmine.protocol.ProtocolError`.
 """
@@ -27,6 +29,8 @@ __all__ = [
     "ModelLoadError",
     "ModelNotReadyError",
     "OverloadedError",
+    "PredictorAnswerError",
+    "PredictorUnavailableError",
     "QueueFullError",
     "ServingError",
     "StartupError",
@@ -72,6 +76,10 @@ class EncodingError(ServingError):
     """A body in an encoding the server does not read."""
 
 
+class PredictorAnswerError(ServingError):
+    """A transformer's predictor answered what cannot be used."""
+
+
 class OverloadedError(ServingError):
     """The server has too much to do; nothing was computed."""
 
@@ -97,3 +105,9 @@ class DeadlineError(OverloadedError):
     """The request's time was over before the model had answered it."""
 
     reason = "deadline"
+
+
+class PredictorUnavailableError(OverloadedError):
+    """A transformer's predictor is not there, or not ready."""
+
+    reason = "predictor"

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 
-from coalmine.modeldir import MODEL_FILE, ModelCard
+from coalmine.modeldir import MODEL_FILE, TRANSFORMER_FILE, ModelCard
 from coalmine.serving._errors import ModelLoadError
 from coalmine.serving._model import Runnable
 from coalmine.serving._onnx import OnnxModel, runtime_options
@@ -26,6 +27,8 @@ class Opened:
     """Its name is the one in URLs."""
 
     version: str
+    artefact: Path | None = None
+    """What the model's transformer was fitted with, if that lies beside it."""
 
 
 def open_model(options: ServeOptions) -> Opened:
@@ -39,15 +42,21 @@ def open_model(options: ServeOptions) -> Opened:
     source = locate(fetched.path)
     model = _runnable(source, options)
     name = options.name or (source.card.name if source.card else fetched.name or _stem(source))
-    card = checked_card(source, model.signature, name=name)
+    card = checked_card(source, model.signature, name=name).model_copy(update={"name": name})
     version = options.version or fetched.version or "1"
-    return Opened(model, card.model_copy(update={"name": name}), version)
+    return Opened(model, card, version, _artefact(fetched.path))
 
 
 def _runnable(source: ModelSource, options: ServeOptions) -> Runnable:
     if source.network is None:
         return PyfuncModel(source.directory)
     return OnnxModel(source.network, runtime_options(options))
+
+
+def _artefact(model: Path) -> Path | None:
+    """What the model's transformer was fitted with, in its directory."""
+    file = model / TRANSFORMER_FILE
+    return file if model.is_dir() and file.is_file() else None
 
 
 def open_predictor(predictor: Computing, options: ServeOptions) -> Opened:

@@ -59,6 +59,10 @@ class ServeOptions:
     transformer: str | None = None
     """`package.module:Class` of a transformer, run in this process."""
 
+    artefact: Path | None = None
+    """What the transformer was fitted with; None: `transformer.json` of the model directory, if
+    there is one."""
+
     records: str | None = None
     """`sqlite:///FILE` or a collector's base URL; None or `off`: no records."""
 
@@ -154,7 +158,7 @@ class ServeOptions:
         fields["arm"] = Arm(fields["arm"])
         for name in ("also", "providers"):
             fields[name] = tuple(fields[name])
-        for name in ("model_cache", "spool", "tensorrt_cache"):
+        for name in ("artefact", "model_cache", "spool", "tensorrt_cache"):
             fields[name] = None if fields[name] is None else Path(fields[name])
         return cls(**fields)
 

@@ -13,23 +13,15 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, ClassVar
 
-from kserve import InferOutput, InferRequest, InferResponse, Model
+from kserve import InferRequest, InferResponse, Model
 from kserve import errors as kserve_errors
 
 from coalmine.protocol import (
-    Array,
-    InferenceCall,
-    ProtocolError,
-    SignatureError,
     Tensors,
     TensorSpec,
-    call_from_instances,
-    datatype_of,
-    from_raw,
-    from_values,
-    predictions,
 )
-from coalmine.serving._errors import ModelFailedError, OverloadedError
+from coalmine.serving._kserve_payload import answer_of, as_kserve, call_of, described
+from coalmine.serving._kserve_workers import let_workers_start
 from coalmine.serving._open import open_predictor
 from coalmine.serving._options import ServeOptions
 from coalmine.serving._servable import Servable
@@ -122,42 +114,36 @@ class Predictor(Model):  # type: ignore[misc] # KServe has no type information
             self.ready = True
         return True
 
+    def start(self) -> None:
+        """What KServe's server calls before it starts its workers."""
+        super().start()
+        let_workers_start()
+
     def get_input_types(self) -> list[dict[str, Any]]:
         """What clients send."""
-        return [_type(spec) for spec in self._loaded().signature.inputs]
+        return described(self._loaded().signature.inputs)
 
     def get_output_types(self) -> list[dict[str, Any]]:
         """What clients get."""
-        return [_type(spec) for spec in self._loaded().signature.outputs]
+        return described(self._loaded().signature.outputs)
 
     async def predict(
         self, payload: dict[str, Any] | InferRequest, headers: dict[str, str] | None = None
     ) -> dict[str, Any] | InferResponse:
         """Answer a V1 (dict) or V2 (InferRequest) request."""
         servable = self._loaded()
+        grpc = isinstance(payload, InferRequest) and payload.from_grpc
         try:
-            call = self._call(payload)
+            call = call_of(payload, servable.signature)
             outcome = await servable.infer(call)
-        except ProtocolError as error:
-            raise kserve_errors.InvalidInput(str(error)) from error
-        except OverloadedError as error:
-            raise kserve_errors.ModelNotReady(self.name, str(error)) from error
-        except ModelFailedError as error:
-            raise kserve_errors.InferenceError(str(error)) from error
-        outputs = outcome.computed.outputs
-        if isinstance(payload, dict):
-            return {"predictions": predictions(outputs, call.outputs)}
-        return InferResponse(
-            response_id=payload.id or "",
-            model_name=self.name,
-            model_version=servable.version,
-            infer_outputs=[
-                _output(name, outputs[name], raw=payload.use_binary_outputs)
-                for name in call.outputs
-            ],
-            from_grpc=payload.from_grpc,
-            use_binary_outputs=payload.use_binary_outputs,
-            requested_outputs=payload.request_outputs,
+        except Exception as error:
+            raise as_kserve(error, name=self.name, grpc=grpc) from error
+        return answer_of(
+            payload,
+            call,
+            outcome.computed.outputs,
+            name=self.name,
+            version=servable.version,
         )
 
     def __getstate__(self) -> dict[str, Any]:
@@ -181,28 +167,6 @@ class Predictor(Model):  # type: ignore[misc] # KServe has no type information
                     self._servable = self._open()
         return self._servable
 
-    def _call(self, payload: dict[str, Any] | InferRequest) -> InferenceCall:
-        signature = self._loaded().signature
-        if isinstance(payload, dict):
-            return call_from_instances(payload, signature)
-        tensors: dict[str, Array] = {}
-        for item in payload.inputs:
-            spec = signature.input(item.name)
-            if spec.name in tensors:
-                raise SignatureError(f"input {spec.name!r} is given more than once")
-            if item.datatype != spec.datatype:
-                raise SignatureError(
-                    f"input {spec.name!r}: datatype {item.datatype!r} is not {spec.datatype}"
-                )
-            raw = item._raw_data
-            shape = list(item.shape)
-            if raw is not None:
-                tensors[spec.name] = from_raw(raw, spec, shape)
-            else:
-                tensors[spec.name] = from_values(_as_json(item.data), spec, shape)
-        names = signature.select([output.name for output in payload.request_outputs or ()])
-        return InferenceCall(tensors, signature.check(tensors), names, payload.id or None)
-
 
 def _ready_after(load: Callable[[Any], Any]) -> Callable[[Any], bool]:
     """A user's `load`, then what KServe expects of one: warmed up, and `ready` set."""
@@ -223,19 +187,3 @@ def _ready_after(load: Callable[[Any], Any]) -> Callable[[Any], bool]:
 
 def _kebab(name: str) -> str:
     return re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "-", name).lower()
-
-
-def _as_json(data: Any) -> list[Any]:
-    if not isinstance(data, list):
-        raise SignatureError("`data` must be a list")
-    return [value.decode() if isinstance(value, bytes) else value for value in data]
-
-
-def _output(name: str, array: Array, *, raw: bool) -> Any:
-    output = InferOutput(name, list(array.shape), datatype_of(array))
-    output.set_data_from_numpy(array, binary_data=raw)
-    return output
-
-
-def _type(spec: Any) -> dict[str, Any]:
-    return {"name": spec.name, "datatype": spec.datatype, "shape": list(spec.shape)}

@@ -19,6 +19,7 @@ from coalmine.protocol import (
     SignatureError,
     Tensors,
     TensorSpec,
+    datatype_of,
 )
 from coalmine.records import RecordEmitter
 from coalmine.serving._asgi import Headers
@@ -31,7 +32,7 @@ from coalmine.serving._metrics import ModelMetrics
 from coalmine.serving._model import Laned, Runnable
 from coalmine.serving._open import Opened, open_model
 from coalmine.serving._options import ServeOptions
-from coalmine.serving._transform import Transforming, load_transformer
+from coalmine.serving._transform import Transforming, client_signature, load_transformer
 
 __all__ = ["Servable"]
 
@@ -108,22 +109,24 @@ class Servable:
         self.platform = model.platform
         self.providers = model.providers
         self._model = model
-        inputs = model.signature.inputs if transformer is None else tuple(transformer.inputs)
-        self.signature = Signature(inputs, model.signature.outputs, non_finite)
+        seen = model.signature
+        if transformer is not None:
+            seen = client_signature(transformer, model.signature)
+        self.signature = Signature(seen.inputs, seen.outputs, non_finite)
         self._clock = clock
         self._empty = {
             spec.name: np.empty((0, *(max(n, 0) for n in spec.shape[1:])), dtype=spec.dtype)
             for spec in self.signature.outputs
         }
         self._compute = _Compute(model, transformer)
-        specs = (*inputs, *model.signature.inputs)
+        specs = (*seen.inputs, *model.signature.inputs)
         laned = model if isinstance(model, Laned) else None
         if laned and laned.max_batch_rows:
             limits = replace(limits, batch_rows=min(limits.batch_rows, laned.max_batch_rows))
         self._batcher = Batcher(
             self._compute,
             batchable=model.batchable and all(spec.shape[:1] == (-1,) for spec in specs),
-            uniform=not any(-1 in spec.shape[1:] for spec in inputs),
+            uniform=not any(-1 in spec.shape[1:] for spec in seen.inputs),
             inline=self._warm_up(inline),
             limits=limits,
             finish=self._finish,
@@ -139,12 +142,16 @@ class Servable:
     @classmethod
     def of(cls, opened: Opened, options: ServeOptions, *, clock: Clock = SYSTEM_CLOCK) -> Servable:
         """Warm up a model that is loaded."""
+        transformer = None
+        if options.transformer:
+            artefact = options.artefact or opened.artefact
+            transformer = load_transformer(options.transformer, artefact=artefact)
         return cls(
             name=opened.card.name,
             version=opened.version,
             model=opened.model,
             card=opened.card,
-            transformer=load_transformer(options.transformer) if options.transformer else None,
+            transformer=transformer,
             limits=BatchLimits(
                 batch_rows=options.max_batch_rows,
                 batch_bytes=options.max_batch_bytes,
@@ -230,7 +237,7 @@ class Servable:
         """Seconds that one row takes, and each further one; None if a sample says nothing."""
         fastest: dict[int, float] = {}
         for rows in (1, _PROBE_ROWS):
-            sample = {spec.name: _sample(spec, rows) for spec in self.signature.inputs}
+            sample = self._example(rows)
             for _ in range(_PROBES):
                 start = self._clock.monotonic()
                 try:
@@ -250,10 +257,26 @@ class Servable:
             self._check_outputs(computed)
         return fastest[1], (fastest[_PROBE_ROWS] - fastest[1]) / (_PROBE_ROWS - 1)
 
+    def _example(self, rows: int) -> Tensors:
+        example = getattr(self._compute.transformer, "example", None)
+        if example is not None:
+            made: Tensors = example(rows)
+            return made
+        return {spec.name: _sample(spec, rows) for spec in self.signature.inputs}
+
     def _check_outputs(self, computed: Computed) -> None:
         missing = [n for n in self.signature.output_names if n not in computed.outputs]
         if missing:
             raise ModelLoadError(f"the transformer's postprocess drops: {', '.join(missing)}")
+        if getattr(self._compute.transformer, "outputs", None) is None:
+            return
+        for spec in self.signature.outputs:
+            array = computed.outputs[spec.name]
+            if datatype_of(array) != spec.datatype or len(array.shape) != len(spec.shape):
+                raise ModelLoadError(
+                    f"the transformer's postprocess gives {spec.name!r} as {array.dtype} of shape "
+                    f"{list(array.shape)}, but declares {spec.datatype} {list(spec.shape)}"
+                )
 
 
 def _sample(spec: TensorSpec, rows: int) -> Array:

@@ -13,6 +13,7 @@ from coalmine.serving._errors import (
     ModelLoadError,
     ModelNotReadyError,
     OverloadedError,
+    PredictorAnswerError,
     QueueFullError,
     ServingError,
     TooManyRequestsError,
@@ -35,6 +36,8 @@ _CODES: dict[type[BaseException], tuple[int, int]] = {
     OverloadedError: (503, 14),
     ModelFailedError: (500, 13),  # INTERNAL
     asyncio.CancelledError: (499, 1),  # CANCELLED, which nobody is there to hear
+    PredictorAnswerError: (502, 13),
+    DeadlineError: (504, 4),  # DEADLINE_EXCEEDED
     BaseException: (500, 13),
 }
 

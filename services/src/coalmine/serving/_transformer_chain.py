@@ -1,0 +1,210 @@
+"""A transformer in one process, its predictor in another: one request through both."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from coalmine.clock import SYSTEM_CLOCK, Clock
+from coalmine.protocol import ProtocolError, Signature, SignatureError, Tensors
+from coalmine.serving._errors import ModelFailedError, PredictorUnavailableError
+from coalmine.serving._transform import Transforming, client_signature
+from coalmine.serving._transformer_remote import (
+    Answer,
+    Described,
+    PredictorClient,
+    PredictorOptions,
+    again,
+)
+
+__all__ = ["Chain", "Chained", "connect", "forwarded"]
+
+_log = logging.getLogger("coalmine.serving")
+#: Headers that a predictor gets from the client as they are; the request id goes with them.
+_FORWARDED = (
+    "authorization", "traceparent", "tracestate", "b3", "x-b3-traceid", "x-b3-spanid",
+    "x-b3-parentspanid", "x-b3-sampled", "x-b3-flags",
+)  # fmt: skip
+#: Seconds of work that the event loop may do for one request without others noticing.
+_INLINE = 500e-6
+_PROBE_ROWS = 16
+_THREADS = 4
+
+
+def connect(options: PredictorOptions, *, name: str) -> PredictorClient:
+    """A client for the protocol that is asked for."""
+    if options.protocol == "grpc-v2":
+        from coalmine.serving._transformer_grpc import GrpcPredictor
+
+        return GrpcPredictor(options, name=name)
+    from coalmine.serving._transformer_http import HttpPredictor
+
+    return HttpPredictor(options, name=name)
+
+
+def forwarded(headers: Mapping[str, str], *, request_id: str) -> dict[str, str]:
+    """The headers of a client's request that its predictor gets."""
+    passed = {name: headers[name] for name in _FORWARDED if name in headers}
+    return passed | {"x-request-id": request_id}
+
+
+@dataclass(frozen=True, slots=True)
+class Chained:
+    """What one request came to, step by step."""
+
+    features: Tensors
+    predictions: Tensors
+    outputs: Tensors
+    headers: dict[str, str]
+    """Who answered, in the predictor's words."""
+
+
+class Chain:
+    """A transformer and a connection to its predictor; made and used on one event loop."""
+
+    def __init__(
+        self,
+        transformer: Transforming,
+        client: PredictorClient,
+        described: Described,
+        options: PredictorOptions,
+        *,
+        clock: Clock = SYSTEM_CLOCK,
+    ) -> None:
+        self._transformer = transformer
+        self._client = client
+        self._options = options
+        self._described = described = _completed(described, transformer, options)
+        self.signature = client_signature(
+            transformer, Signature(described.inputs, described.outputs)
+        )
+        self.version = described.version
+        self._inline_rows = _inline_rows(transformer, clock)
+        self._pool = ThreadPoolExecutor(_THREADS, thread_name_prefix="transformer")
+
+    @classmethod
+    async def open(
+        cls, transformer: Transforming, client: PredictorClient, options: PredictorOptions
+    ) -> Chain:
+        """Ask the predictor what it takes and gives, and compare. PredictorUnavailableError,
+        PredictorAnswerError; ModelLoadError if the two do not fit together."""
+        return cls(transformer, client, await client.describe(), options)
+
+    async def run(
+        self,
+        tensors: Tensors,
+        *,
+        rows: int,
+        headers: Mapping[str, str],
+        timeout: float | None = None,
+    ) -> Chained:
+        """Transform, ask the predictor, transform its answer. Many may run at once.
+
+        SignatureError for what cannot be transformed; ModelFailedError if the transformer breaks;
+        else the predictor's own errors (`_transformer_remote.failure`).
+        """
+        features = await self._call(self._preprocess, tensors, rows)
+
+        async def attempt(left: float) -> Answer:
+            return await self._client.infer(
+                features, self._described, headers=headers, timeout=left
+            )
+
+        limit = self._options.timeout
+        answer = await again(
+            attempt,
+            retries=self._options.retries,
+            timeout=limit if timeout is None else min(limit, timeout),
+        )
+        outputs = await self._call(self._postprocess, answer.outputs, rows)
+        return Chained(features, answer.outputs, outputs, answer.headers)
+
+    async def describe(self) -> Described:
+        """The predictor's metadata as it is now, completed as it was at the start."""
+        return _completed(await self._client.describe(), self._transformer, self._options)
+
+    def changed(self, described: Described) -> bool:
+        """Whether this is another model than the one we learnt about."""
+        return described != self._described
+
+    async def close(self) -> None:
+        """Close the connections and the threads."""
+        self._pool.shutdown(wait=False)
+        await self._client.close()
+
+    async def _call(
+        self, step: Callable[[Tensors], Tensors], tensors: Tensors, rows: int
+    ) -> Tensors:
+        if rows <= self._inline_rows:
+            return step(tensors)
+        return await asyncio.get_running_loop().run_in_executor(self._pool, step, tensors)
+
+    def _preprocess(self, tensors: Tensors) -> Tensors:
+        try:
+            with np.errstate(all="ignore"):
+                return self._transformer.preprocess(tensors)
+        except ProtocolError:
+            raise
+        except ValueError as error:  # the contract of a transformer: the client's mistake
+            raise SignatureError(str(error)) from error
+        except Exception as error:
+            raise _broken("preprocess") from error
+
+    def _postprocess(self, tensors: Tensors) -> Tensors:
+        try:
+            with np.errstate(all="ignore"):
+                outputs = self._transformer.postprocess(dict(tensors))
+        except Exception as error:
+            raise _broken("postprocess") from error
+        missing = [name for name in self.signature.output_names if name not in outputs]
+        if missing:
+            _log.error("the transformer's postprocess drops: %s", ", ".join(missing))
+            raise ModelFailedError("the model failed on this request")
+        return outputs
+
+
+def _broken(step: str) -> ModelFailedError:
+    _log.exception("the transformer's %s failed", step)
+    return ModelFailedError("the model failed on this request")
+
+
+def _completed(
+    described: Described, transformer: Transforming, options: PredictorOptions
+) -> Described:
+    """The description, with the transformer's own where the predictor says nothing."""
+    inputs = described.inputs or getattr(transformer, "model_inputs", None)
+    outputs = described.outputs or getattr(transformer, "model_outputs", None)
+    if not inputs or not outputs:
+        raise PredictorUnavailableError(
+            f"the predictor at {options.url} does not say what its model takes and gives; declare "
+            "`model_inputs` and `model_outputs` in the transformer"
+        )
+    return replace(described, inputs=inputs, outputs=outputs)
+
+
+def _inline_rows(transformer: Transforming, clock: Clock) -> int:
+    """Rows up to which preprocessing is so cheap that another thread would cost more."""
+    example = getattr(transformer, "example", None)
+    if example is None:
+        return 0
+    fastest: dict[int, float] = {}
+    for rows in (1, _PROBE_ROWS):
+        tensors = example(rows)
+        for _ in range(3):
+            start = clock.monotonic()
+            try:
+                with np.errstate(all="ignore"):
+                    transformer.preprocess(tensors)
+            except ValueError:
+                return 0  # the example is not one; nothing is known of the cost
+            took = clock.monotonic() - start
+            fastest[rows] = min(took, fastest.get(rows, took))
+    if fastest[1] >= _INLINE:
+        return 0
+    per_row = (fastest[_PROBE_ROWS] - fastest[1]) / (_PROBE_ROWS - 1)
+    return int(1 + (_INLINE - fastest[1]) / max(per_row, 1e-9))

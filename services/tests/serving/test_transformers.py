@@ -1,0 +1,190 @@
+"""A transformer in the predictor's process: its artefact, its schema, and what is wrong with it."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import httpx
+import numpy as np
+import pytest
+
+from coalmine.modeldir import TRANSFORMER_FILE, model_digest
+from coalmine.serving import ModelLoadError, Servable, ServeOptions
+from coalmine_transformers.tabular import Categorical, Numeric, TabularTransformer
+
+TABULAR = "coalmine_transformers.tabular:TabularTransformer"
+
+MODULE = """
+import numpy as np
+from coalmine.protocol import TensorSpec
+
+class Named:
+    inputs = (TensorSpec("raw", "FP64", (-1, 4)),)
+    outputs = (TensorSpec("name", "BYTES", (-1,)), TensorSpec("certainty", "FP64", (-1,)))
+    names = np.array([b"normal", b"fault", b"unknown"], dtype=object)
+
+    def preprocess(self, tensors):
+        return {"features": tensors["raw"].astype(np.float32)}
+
+    def postprocess(self, tensors):
+        shares = tensors["probabilities"].max(axis=1).astype(np.float64)
+        return {"name": self.names[tensors["label"]], "certainty": shares}
+
+class Lying(Named):
+    outputs = (TensorSpec("name", "INT64", (-1,)),)
+
+class Forgetful(Named):
+    outputs = (TensorSpec("reason", "BYTES", (-1,)),)
+
+class Narrow(Named):
+    model_inputs = (TensorSpec("features", "FP32", (-1, 3)),)
+
+class Odd(Named):
+    inputs = "raw"
+
+class Fixed(Named):
+    inputs = (TensorSpec("raw", "FP64", (1, 4)),)
+
+class Broken(Named):
+    def __init__(self):
+        raise OSError("no such sensor")
+
+class Bare:
+    inputs = ()
+"""
+
+
+@pytest.fixture(scope="module", autouse=True)
+def module(tmp_path_factory: pytest.TempPathFactory) -> Any:
+    """The classes above, importable here and in servers."""
+    directory = tmp_path_factory.mktemp("module")
+    (directory / "collocated_examples.py").write_text(MODULE)
+    sys.path.append(str(directory))
+    yield directory
+    sys.path.remove(str(directory))
+
+
+@pytest.fixture
+def fitted_dir(model_dir: Path, tmp_path: Path) -> Path:
+    """The classifier, with the artefact of a transformer for its four features."""
+    directory = tmp_path / "model"
+    shutil.copytree(model_dir, directory)
+    data = {"a": np.arange(9.0), "b": np.arange(9.0) ** 2, "c": np.array(list("xyxyxyxyx"))}
+    columns = [Numeric("a"), Numeric("b", scale="robust"), Categorical("c", unknown="ignore")]
+    TabularTransformer.fit(columns, data).save(directory / TRANSFORMER_FILE)
+    return directory
+
+
+def load(model: Path, name: str, **more: Any) -> Servable:
+    dotted = name if ":" in name else f"collocated_examples:{name}"
+    return Servable.load(ServeOptions(model=str(model), transformer=dotted, **more))
+
+
+def test_an_artefact_beside_the_model_is_found(start: Any, fitted_dir: Path, truth: Any) -> None:
+    served = start(fitted_dir, "--transformer", TABULAR)
+    told = httpx.get(f"{served.url}/v2/models/toy").json()
+    assert [(i["name"], i["datatype"]) for i in told["inputs"]] == [
+        ("a", "FP64"),
+        ("b", "FP64"),
+        ("c", "BYTES"),
+    ]
+    rows = [{"a": 2.0, "b": None, "c": "y"}, {"a": 8.5, "b": 64.0, "c": "?"}]
+    url = f"{served.url}/v1/models/toy:predict"
+    answer = httpx.post(url, json={"instances": rows}).json()["predictions"]
+    tensors = {
+        "a": np.array([2.0, 8.5]),
+        "b": np.array([np.nan, 64.0]),
+        "c": np.array([b"y", b"?"], dtype=object),
+    }
+    transformer = TabularTransformer.from_artefact(fitted_dir / TRANSFORMER_FILE)
+    labels, shares = truth(transformer.preprocess(tensors)["features"])
+    assert [row["label"] for row in answer] == labels
+    np.testing.assert_allclose([row["probabilities"] for row in answer], shares, rtol=1e-5)
+
+
+def test_an_artefact_may_be_named(fitted_dir: Path, model_dir: Path) -> None:
+    moved = (fitted_dir / TRANSFORMER_FILE).rename(fitted_dir.parent / "fitted.json")
+    servable = load(model_dir, TABULAR, artefact=moved)
+    assert [spec.name for spec in servable.signature.inputs] == ["a", "b", "c"]
+    servable.close()
+
+
+def test_the_artefact_is_part_of_what_a_model_is(fitted_dir: Path) -> None:
+    before = model_digest(fitted_dir)
+    (fitted_dir / TRANSFORMER_FILE).write_bytes(b"{}")
+    other = model_digest(fitted_dir)
+    (fitted_dir / TRANSFORMER_FILE).unlink()
+    assert len({before, other, model_digest(fitted_dir)}) == 3
+
+
+def test_what_postprocess_makes_is_what_is_served(
+    start: Any, model_dir: Path, module: Path, truth: Any
+) -> None:
+    served = start(model_dir, "--transformer", "collocated_examples:Named", PYTHONPATH=str(module))
+    told = httpx.get(f"{served.url}/v2/models/toy").json()
+    assert told["outputs"] == [
+        {"name": "name", "datatype": "BYTES", "shape": [-1]},
+        {"name": "certainty", "datatype": "FP64", "shape": [-1]},
+    ]
+    rows = [[0.1, -0.2, 0.3, 0.4], [1.0, 2.0, -3.0, 0.0]]
+    labels, shares = truth(rows)
+    body = {"inputs": [{"name": "raw", "datatype": "FP64", "shape": [2, 4], "data": rows}]}
+    answer = httpx.post(f"{served.url}/v2/models/toy/infer", json=body).json()
+    name, certainty = answer["outputs"]
+    assert name["data"] == [["normal", "fault", "unknown"][label] for label in labels]
+    np.testing.assert_allclose(certainty["data"], shares.max(axis=1), rtol=1e-6)
+    empty = {"inputs": [{"name": "raw", "datatype": "FP64", "shape": [0, 4], "data": []}]}
+    answer = httpx.post(f"{served.url}/v2/models/toy/infer", json=empty).json()
+    assert [item["shape"] for item in answer["outputs"]] == [[0], [0]]
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("Lying", "postprocess gives 'name' as object of shape .*declares INT64"),
+        ("Forgetful", "postprocess drops: reason"),
+        ("Narrow", r"transformer gives features FP32 \[-1, 3\]; the model takes .*\[-1, 4\]"),
+        ("Odd", "`inputs` must be a tuple of TensorSpec"),
+        ("Fixed", "`inputs`: the first dimension of every tensor is the batch"),
+        ("Broken", "OSError: no such sensor"),
+        ("Bare", "has no preprocess, postprocess"),
+        ("Absent", "AttributeError: .*Absent"),
+        ("no_such_module:Class", "ModuleNotFoundError"),
+        ("not_dotted:", "must be package.module:Class"),
+        (TABULAR, r"needs what it was fitted with: transformer\.json beside the model, or --art"),
+    ],
+)
+def test_what_is_wrong_with_a_transformer_is_said(model_dir: Path, name: str, message: str) -> None:
+    with pytest.raises(ModelLoadError, match=message):
+        load(model_dir, name)
+
+
+def test_a_wrong_artefact_is_said_with_its_key(fitted_dir: Path) -> None:
+    (fitted_dir / TRANSFORMER_FILE).write_text('{"format": "coalmine-tabular", "version": 9}')
+    with pytest.raises(ModelLoadError, match=r"TabularTransformer: .*transformer\.json: version"):
+        load(fitted_dir, TABULAR)
+    with pytest.raises(ModelLoadError, match="is not made from an artefact"):
+        load(fitted_dir, "coalmine_transformers.battery:BatteryTransformer")
+    with pytest.raises(ModelLoadError, match=r"Named: has no from_artefact, but there is"):
+        load(fitted_dir, "Named")
+    with pytest.raises(ModelLoadError, match="no such artefact"):
+        load(fitted_dir, TABULAR, artefact=Path("nowhere.json"))
+
+
+def test_the_command_says_it_in_one_line(model_dir: Path) -> None:
+    command = [sys.executable, "-m", "coalmine.serving", str(model_dir), "--transformer", TABULAR]
+    done = subprocess.run(
+        [*command, "--port", "0", "--server", "uvicorn"],
+        capture_output=True,
+        text=True,
+        env={**os.environ},
+        timeout=60,
+    )
+    assert done.returncode == 1
+    (line,) = done.stderr.strip().splitlines()
+    assert line.startswith("coalmine serve: transformer coalmine_transformers.tabular:")
