@@ -188,6 +188,16 @@ def serve(launch: Launch, case: Case, *more: str) -> Server:
     return server
 
 
+def alone(launch: Launch, case: Case, url: str, protocol: str) -> Server:
+    port = unused_port()
+    command = [sys.executable, "-m", "coalmine.serving._transformer_main", case.dotted]
+    command += ["--name", case.name, "--port", str(port), "--predictor", url]
+    command += ["--predictor-protocol", protocol, "--artefact", str(case.directory)]
+    server = launch(command, port=port)
+    server.wait_ready()
+    return server
+
+
 @pytest.fixture(scope="module")
 def predictor(launch: Launch, case: Case) -> Server:
     return serve(launch, case)
@@ -198,8 +208,11 @@ def reference(launch: Launch, case: Case) -> Server:
     return serve(launch, case, "--transformer", case.dotted)
 
 
-#: Each of these imports KServe's SDK, in three processes: seconds of CPU.
+#: Each of KServe's imports its SDK, in three processes: seconds of CPU.
 WAYS = [
+    "http v2",
+    "grpc grpc-v2",
+    "http v1",
     pytest.param("kserve v1", marks=pytest.mark.slow),
     pytest.param("kserve v2", marks=pytest.mark.slow),
     pytest.param("kserve grpc-v2", marks=pytest.mark.slow),
@@ -215,8 +228,10 @@ def other(
     tmp_path_factory: pytest.TempPathFactory,
 ) -> Server:
     """The transformer apart from its predictor, the way the parameter says."""
-    host, protocol = request.param.split()
+    kind, protocol = request.param.split()
     port, grpc_port = unused_port(), unused_port()
+    if kind != "kserve":
+        return alone(launch, case, f"{kind}://127.0.0.1:{predictor.port}", protocol)
     script = tmp_path_factory.mktemp("kserve") / "serve.py"
     script.write_text(KSERVE)
     command = [sys.executable, str(script), case.dotted, str(case.directory)]
@@ -304,6 +319,17 @@ def test_the_answers_are_the_same_to_the_bit(reference: Server, other: Server, c
         as_arrays(v1(other, case)), as_arrays(v1(reference, case)), strict=True
     ):
         assert found.tobytes() == wanted.tobytes()
+
+
+def test_a_clients_mistake_is_one_everywhere(reference: Server, other: Server, case: Case) -> None:
+    rows = instances(case)
+    rows[1]["soc" if case.name == "battery" else "visits"] = "many"
+    for server in (reference, other):
+        answer = httpx.post(
+            f"{server.url}/v1/models/{case.name}:predict", json={"instances": rows}, timeout=20
+        )
+        assert answer.status_code == 400, answer.text
+        assert "cannot hold a string" in answer.json()["error"]
 
 
 def metadata(server: Server, case: Case) -> Any:

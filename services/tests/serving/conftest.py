@@ -188,6 +188,7 @@ def start(tmp_path_factory: pytest.TempPathFactory, transformers_path: Path) -> 
         kind: str = "pyvoy",
         port: int | None = None,
         ready: bool = True,
+        module: str = "coalmine.serving",
         **environment: str,
     ) -> Served:
         port = unused_port() if port is None else port
@@ -196,7 +197,7 @@ def start(tmp_path_factory: pytest.TempPathFactory, transformers_path: Path) -> 
         if kind == "uvicorn":
             grpc_port = unused_port()
             more += ["--grpc-port", str(grpc_port)]
-        command = [sys.executable, "-m", "coalmine.serving", str(model), "--port", str(port)]
+        command = [sys.executable, "-m", module, str(model), "--port", str(port)]
         log = tmp_path_factory.mktemp("server") / "log"
         with log.open("wb") as out:
             process = subprocess.Popen(

@@ -34,6 +34,10 @@ def register(app: typer.Typer) -> None:
         context_settings={"allow_extra_args": True, "ignore_unknown_options": True},
         add_help_option=False,
     )(serve)
+    app.command(
+        context_settings={"allow_extra_args": True, "ignore_unknown_options": True},
+        add_help_option=False,
+    )(transform)
 
 
 def check(file: FileArgument) -> None:
@@ -113,4 +117,13 @@ def serve(context: typer.Context) -> None:
     """
     # The server describes its own options, and a process of its own holds no command line.
     command = (sys.executable, "-m", "coalmine.serving", *context.args)
+    os.execv(sys.executable, command)
+
+
+def transform(context: typer.Context) -> None:
+    """Serve a transformer alone, in front of a predictor, as KServe runs it.
+
+    Its options, KServe's own among them: coalmine transform --help.
+    """
+    command = (sys.executable, "-m", "coalmine.serving._transformer_main", *context.args)
     os.execv(sys.executable, command)

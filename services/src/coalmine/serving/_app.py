@@ -54,6 +54,10 @@ def create_asgi(
 
     The application needs ASGI's lifespan events, and for gRPC a server with response trailers.
     """
+    if options.predictor is not None:
+        from coalmine.serving._transformer_app import create_transform_asgi
+
+        return create_transform_asgi(options, clock=clock, registry=registry, link=link)
     catalogue = Catalogue(options)
     metrics = ServerMetrics(CollectorRegistry() if registry is None else registry)
     if set(options.providers) != {"cpu"}:

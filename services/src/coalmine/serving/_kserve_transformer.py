@@ -22,7 +22,7 @@ from coalmine.serving._kserve_payload import answer_of, as_kserve, call_of, desc
 from coalmine.serving._kserve_workers import let_workers_start
 from coalmine.serving._transform import Transforming, load_transformer
 from coalmine.serving._transformer_chain import Chain, connect, forwarded
-from coalmine.serving._transformer_remote import PredictorOptions
+from coalmine.serving._transformer_options import PredictorOptions
 
 __all__ = ["KServeTransformer"]
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from coalmine.arms import Arm
+from coalmine.serving._transformer_options import PredictorOptions
 
 __all__ = [
     "OPTIONS_VARIABLE",
@@ -62,6 +63,10 @@ class ServeOptions:
     artefact: Path | None = None
     """What the transformer was fitted with; None: `transformer.json` of the model directory, if
     there is one."""
+
+    predictor: PredictorOptions | None = None
+    """Of a transformer that runs alone, by `coalmine transform`: where its predictor is. `model`
+    is then that predictor's URL, for messages."""
 
     records: str | None = None
     """`sqlite:///FILE` or a collector's base URL; None or `off`: no records."""
@@ -160,6 +165,8 @@ class ServeOptions:
             fields[name] = tuple(fields[name])
         for name in ("artefact", "model_cache", "spool", "tensorrt_cache"):
             fields[name] = None if fields[name] is None else Path(fields[name])
+        if fields["predictor"] is not None:
+            fields["predictor"] = PredictorOptions(**fields["predictor"])
         return cls(**fields)
 
 

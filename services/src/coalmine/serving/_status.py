@@ -37,7 +37,6 @@ _CODES: dict[type[BaseException], tuple[int, int]] = {
     ModelFailedError: (500, 13),  # INTERNAL
     asyncio.CancelledError: (499, 1),  # CANCELLED, which nobody is there to hear
     PredictorAnswerError: (502, 13),
-    DeadlineError: (504, 4),  # DEADLINE_EXCEEDED
     BaseException: (500, 13),
 }
 

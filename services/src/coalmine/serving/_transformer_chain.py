@@ -14,11 +14,11 @@ from coalmine.clock import SYSTEM_CLOCK, Clock
 from coalmine.protocol import ProtocolError, Signature, SignatureError, Tensors
 from coalmine.serving._errors import ModelFailedError, PredictorUnavailableError
 from coalmine.serving._transform import Transforming, client_signature
+from coalmine.serving._transformer_options import PredictorOptions
 from coalmine.serving._transformer_remote import (
     Answer,
     Described,
     PredictorClient,
-    PredictorOptions,
     again,
 )
 
@@ -124,18 +124,13 @@ class Chain:
         outputs = await self._call(self._postprocess, answer.outputs, rows)
         return Chained(features, answer.outputs, outputs, answer.headers)
 
-    async def describe(self) -> Described:
-        """The predictor's metadata as it is now, completed as it was at the start."""
-        return _completed(await self._client.describe(), self._transformer, self._options)
+    def knows(self, described: Described) -> bool:
+        """Whether this is what the predictor said when the chain was made."""
+        return _completed(described, self._transformer, self._options) == self._described
 
-    def changed(self, described: Described) -> bool:
-        """Whether this is another model than the one we learnt about."""
-        return described != self._described
-
-    async def close(self) -> None:
-        """Close the connections and the threads."""
+    def close(self) -> None:
+        """End the threads; the client's connections are its maker's to close."""
         self._pool.shutdown(wait=False)
-        await self._client.close()
 
     async def _call(
         self, step: Callable[[Tensors], Tensors], tensors: Tensors, rows: int

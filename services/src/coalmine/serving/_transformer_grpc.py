@@ -11,10 +11,10 @@ import grpc
 from coalmine.protocol import ProtocolError, Tensors, TensorSpec, datatype_of, from_raw, to_raw
 from coalmine.protocol.protobuf import from_contents, message_class
 from coalmine.serving._errors import PredictorAnswerError, PredictorUnavailableError
+from coalmine.serving._transformer_options import PredictorOptions
 from coalmine.serving._transformer_remote import (
     Answer,
     Described,
-    PredictorOptions,
     batch_rows,
     checked_outputs,
     failure,

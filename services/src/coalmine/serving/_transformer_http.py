@@ -28,10 +28,10 @@ from coalmine.serving._errors import (
     PredictorAnswerError,
     PredictorUnavailableError,
 )
+from coalmine.serving._transformer_options import PredictorOptions
 from coalmine.serving._transformer_remote import (
     Answer,
     Described,
-    PredictorOptions,
     batch_rows,
     checked_outputs,
     failure,
@@ -83,7 +83,11 @@ class HttpPredictor:
             body = orjson.dumps({"instances": predictions(tensors, tuple(tensors))})
             path, extra = f"/v1/models/{self._name}:predict", _JSON
         else:
-            body, extra = _request(tensors, headers.get("x-request-id"), binary=described.binary)
+            # Microseconds, as Triton has it, and we: nobody waits for what comes later.
+            asked: dict[str, Any] = {"parameters": {"timeout": max(int(timeout * 1e6), 1)}}
+            if (identifier := headers.get("x-request-id")) is not None:
+                asked["id"] = identifier
+            body, extra = _request(tensors, asked, binary=described.binary)
             path = f"/v2/models/{self._name}/infer"
         status, content, found = await self._send(
             "POST", path, body=body, headers={**headers, **extra}, timeout=timeout
@@ -154,9 +158,8 @@ class HttpPredictor:
             ) as answer:
                 return answer.status, await answer.read(), answer.headers
         except (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError) as error:
-            reason = getattr(error, "strerror", None) or "no connection in time"
             raise PredictorUnavailableError(
-                f"the predictor at {self._base} cannot be reached: {reason}"
+                f"the predictor at {self._base} cannot be reached: {_why(error)}"
             ) from error
         except TimeoutError as error:
             raise DeadlineError(
@@ -180,8 +183,15 @@ class HttpPredictor:
         )
 
 
+def _why(error: Exception) -> str:
+    number: int | None = getattr(error, "errno", None)
+    if number is not None and number > 0:
+        return os.strerror(number)  # asyncio's own text is its call's arguments
+    return getattr(error, "strerror", None) or "no connection in time"
+
+
 def _request(
-    tensors: Tensors, identifier: str | None, *, binary: bool
+    tensors: Tensors, content: dict[str, Any], *, binary: bool
 ) -> tuple[bytes, dict[str, str]]:
     inputs: list[dict[str, Any]] = []
     blobs: list[bytes] = []
@@ -197,11 +207,9 @@ def _request(
         else:
             item["data"] = _json_values(array)
         inputs.append(item)
-    content: dict[str, Any] = {"inputs": inputs}
-    if identifier is not None:
-        content["id"] = identifier
+    content["inputs"] = inputs
     if binary:
-        content["parameters"] = {"binary_data_output": True}
+        content["parameters"]["binary_data_output"] = True
     head = orjson.dumps(content, option=orjson.OPT_SERIALIZE_NUMPY)
     if not binary:
         return head, _JSON

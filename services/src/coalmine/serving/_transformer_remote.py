@@ -8,8 +8,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Literal, Protocol, TypeVar, get_args
-from urllib.parse import urlsplit
+from typing import Protocol, TypeVar
 
 from coalmine.protocol import SignatureError, Tensors, TensorSpec
 from coalmine.serving._errors import (
@@ -18,7 +17,6 @@ from coalmine.serving._errors import (
     ModelFailedError,
     PredictorAnswerError,
     PredictorUnavailableError,
-    StartupError,
     TooManyRequestsError,
 )
 
@@ -26,8 +24,6 @@ __all__ = [
     "Answer",
     "Described",
     "PredictorClient",
-    "PredictorOptions",
-    "PredictorProtocol",
     "again",
     "batch_rows",
     "checked_outputs",
@@ -36,64 +32,9 @@ __all__ = [
     "specs_of",
 ]
 
-PredictorProtocol = Literal["v1", "v2", "grpc-v2"]
 Result = TypeVar("Result")
 _MOST_WORDS = 500
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.05, 1.0
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class PredictorOptions:
-    """Where the predictor is and how to speak to it."""
-
-    host: str
-    """HOST, HOST:PORT, or HOST:PORT/PATH for REST."""
-
-    protocol: PredictorProtocol = "v2"
-    ssl: bool = False
-    timeout: float = 60.0
-    """Seconds that one request may take there; a client's own deadline may be shorter."""
-
-    retries: int = 0
-    """How often a request is sent again that the predictor cannot have begun: it refused the
-    connection, or answered 503 (UNAVAILABLE)."""
-
-    @classmethod
-    def from_url(
-        cls, url: str, *, protocol: str | None = None, timeout: float = 60.0, retries: int = 0
-    ) -> PredictorOptions:
-        """Options for `http://HOST:PORT`, https, grpc or grpcs; StartupError for anything else.
-
-        >>> PredictorOptions.from_url("grpc://predictor:8081").protocol
-        'grpc-v2'
-        """
-        parts = urlsplit(url)
-        grpc = parts.scheme in ("grpc", "grpcs")
-        if parts.scheme not in ("http", "https", "grpc", "grpcs") or not parts.netloc:
-            raise StartupError(
-                f"--predictor {url}: must be http://HOST:PORT, https://, grpc:// or grpcs://"
-            )
-        if grpc and (parts.path.strip("/") or parts.query):
-            raise StartupError(f"--predictor {url}: gRPC has no path")
-        spoken = protocol or ("grpc-v2" if grpc else "v2")
-        if spoken not in get_args(PredictorProtocol):
-            allowed = ", ".join(get_args(PredictorProtocol))
-            raise StartupError(f"--predictor-protocol {spoken}: allowed: {allowed}")
-        if grpc != (spoken == "grpc-v2"):
-            raise StartupError(f"--predictor {url} and --predictor-protocol {spoken} disagree")
-        return cls(
-            host=parts.netloc + parts.path.rstrip("/"),
-            protocol=spoken,  # type: ignore[arg-type] # it was just compared with them
-            ssl=parts.scheme in ("https", "grpcs"),
-            timeout=timeout,
-            retries=retries,
-        )
-
-    @property
-    def url(self) -> str:
-        """For messages."""
-        scheme = "grpc" if self.protocol == "grpc-v2" else "http"
-        return f"{scheme}{'s' if self.ssl else ''}://{self.host}"
 
 
 @dataclass(frozen=True, slots=True)
