@@ -2,19 +2,26 @@
 
 from __future__ import annotations
 
+import base64
 import os
 import shutil
 import subprocess
 import sys
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
 import httpx
 import numpy as np
 import pytest
+import tritonclient.grpc as triton_grpc
+import tritonclient.http as triton_http
+from onnx import TensorProto, helper
+from PIL import Image
 
 from coalmine.modeldir import TRANSFORMER_FILE, model_digest
 from coalmine.serving import ModelLoadError, Servable, ServeOptions
+from coalmine_transformers.image import ImageSettings, ImageTransformer
 from coalmine_transformers.tabular import Categorical, Numeric, TabularTransformer
 
 TABULAR = "coalmine_transformers.tabular:TabularTransformer"
@@ -141,6 +148,54 @@ def test_what_postprocess_makes_is_what_is_served(
     empty = {"inputs": [{"name": "raw", "datatype": "FP64", "shape": [0, 4], "data": []}]}
     answer = httpx.post(f"{served.url}/v2/models/toy/infer", json=empty).json()
     assert [item["shape"] for item in answer["outputs"]] == [[0], [0]]
+
+
+@pytest.fixture(scope="module")
+def pictures(start: Any, tmp_path_factory: pytest.TempPathFactory) -> Any:
+    """A network that says which colour a picture has most of, behind the image transformer."""
+    directory = tmp_path_factory.mktemp("pictures")
+    info = helper.make_tensor_value_info
+    graph = helper.make_graph(
+        [
+            helper.make_node("GlobalAveragePool", ["pixels"], ["means"]),
+            helper.make_node("Flatten", ["means"], ["logits"], axis=1),
+        ],
+        "colours",
+        [info("pixels", TensorProto.FLOAT, ["n", 3, 8, 8])],
+        [info("logits", TensorProto.FLOAT, ["n", 3])],
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)])
+    model.ir_version = 9
+    (directory / "model.onnx").write_bytes(model.SerializeToString())
+    labels = ("red", "green", "blue")
+    settings = ImageSettings(size=8, resize=8, tensor="pixels", labels=labels, top=1)
+    ImageTransformer(settings).save(directory / TRANSFORMER_FILE)
+    dotted = "coalmine_transformers.image:ImageTransformer"
+    return start(directory, "--name", "colours", "--transformer", dotted)
+
+
+def picture(colour: str, kind: str) -> bytes:
+    file = BytesIO()
+    Image.new("RGB", (20, 12), colour).save(file, kind)
+    return file.getvalue()
+
+
+def test_pictures_over_every_protocol(pictures: Any) -> None:
+    files = [picture("blue", "PNG"), picture("red", "JPEG"), picture("lime", "PNG")]
+    instances = [{"b64": base64.b64encode(file).decode()} for file in files]
+    url = f"{pictures.url}/v1/models/colours:predict"
+    answer = httpx.post(url, json={"instances": instances})
+    assert [row["label"] for row in answer.json()["predictions"]] == [["blue"], ["red"], ["green"]]
+    for client, port in ((triton_http, pictures.port), (triton_grpc, pictures.grpc_port)):
+        tensor = client.InferInput("image", [3], "BYTES")
+        tensor.set_data_from_numpy(np.array(files, dtype=np.object_))
+        with client.InferenceServerClient(f"127.0.0.1:{port}") as triton:
+            found = triton.infer("colours", [tensor])
+        assert found.as_numpy("label").ravel().tolist() == [b"blue", b"red", b"green"]
+        assert found.as_numpy("share").shape == (3, 1)
+    answer = httpx.post(url, json={"instances": [instances[0], {"b64": "R0lGODlh"}]})
+    assert answer.status_code == 400
+    assert answer.json()["error"] == "image, row 1: not a JPEG or PNG file"
 
 
 @pytest.mark.parametrize(

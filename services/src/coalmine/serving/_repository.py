@@ -212,7 +212,7 @@ class Repository:
             return
         name = servable.name
         before = self._slots.get(name, Slot(name))
-        plan = replace(prepared.plan, name=name)
+        plan = replace(prepared.plan, name=name, version=servable.version)
         self._serving[name] = servable
         self._set(Slot(name, ModelState.READY, "", servable, plan, before.failures))
         self._retire(before.servable)

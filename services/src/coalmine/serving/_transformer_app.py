@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import math
+from typing import Any, cast
 
 from prometheus_client import CollectorRegistry
 
@@ -13,7 +14,7 @@ from coalmine.serving._asgi import Message, Receive, Scope, Send
 from coalmine.serving._catalogue import Catalogue
 from coalmine.serving._dataplane import Dataplane, Limits
 from coalmine.serving._errors import StartupError
-from coalmine.serving._grpc import SERVICE, GrpcEdge
+from coalmine.serving._grpc import SERVICE
 from coalmine.serving._member import Link
 from coalmine.serving._metrics import ServerMetrics
 from coalmine.serving._options import ServeOptions
@@ -69,7 +70,12 @@ class _TransformApp(ServingApp):
         self, plane: Dataplane, loader: RemoteLoader, options: ServeOptions, *, link: Link | None
     ) -> None:
         super().__init__(plane, options, link=link)
-        self.grpc = _Grpc(plane, self._control)
+        grpc = self.grpc
+
+        async def exchanged(scope: Scope, receive: Receive, send: Send) -> None:
+            await exchanging(grpc, scope, receive, send, clock=plane.clock)
+
+        self.grpc = cast(Any, exchanged)  # also called on its own port, past `__call__`
         self._loader = loader
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -92,11 +98,3 @@ class _TransformApp(ServingApp):
             await send(message)
 
         await super()._lifespan(receive, passing)
-
-
-class _Grpc(GrpcEdge):
-    """The gRPC edge, wherever it is called from."""
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answer one call."""
-        await exchanging(super().__call__, scope, receive, send, clock=self._plane.clock)

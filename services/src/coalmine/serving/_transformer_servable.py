@@ -75,6 +75,11 @@ class RemoteServable(Servable):
         exchange.answered.update(chained.headers)
         return chained
 
+    @property
+    def is_idle(self) -> bool:
+        """Whether it may be closed: no call is on its way."""
+        return self.calls == 0
+
     def close(self) -> None:
         """End the transformer's threads."""
         self.chain.close()
