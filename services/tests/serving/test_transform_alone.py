@@ -274,6 +274,20 @@ def test_what_is_forwarded_and_what_is_not(fronted: Any, upstream: tuple[Upstrea
     assert app.seen[-1]["x-request-id"] == answer.headers["x-request-id"] == "r1"
 
 
+def test_a_span_of_its_own_is_the_predictors_parent(
+    alone: Any, upstream: tuple[Upstream, int]
+) -> None:
+    app, port = upstream
+    address = f"http://127.0.0.1:{port}"
+    served = alone("Halved", "--predictor", address, OTEL_TRACES_EXPORTER="console")
+    app.answers = [(200, {}, GOOD)]
+    ask(served, traceparent=TRACE)
+    _, trace, span, _ = app.seen[-1]["traceparent"].split("-")
+    assert trace == TRACE.split("-")[1]
+    assert span != TRACE.split("-")[2]
+    assert app.seen[-1]["x-request-id"] == trace
+
+
 @pytest.mark.parametrize(
     ("status", "content", "ours", "message"),
     [

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import math
-from typing import Any, cast
 
 from prometheus_client import CollectorRegistry
 
@@ -20,6 +19,7 @@ from coalmine.serving._metrics import ServerMetrics
 from coalmine.serving._options import ServeOptions
 from coalmine.serving._recording import Recording
 from coalmine.serving._repository import Repository
+from coalmine.serving._tracing import Tracing
 from coalmine.serving._transformer_exchange import exchanging
 from coalmine.serving._transformer_loader import RemoteLoader
 from coalmine.serving._versions import VersionLedger
@@ -69,13 +69,14 @@ class _TransformApp(ServingApp):
     def __init__(
         self, plane: Dataplane, loader: RemoteLoader, options: ServeOptions, *, link: Link | None
     ) -> None:
-        super().__init__(plane, options, link=link)
+        tracing = Tracing.from_environment(clock=plane.clock)
+        super().__init__(plane, options, link=link, tracing=tracing)
         grpc = self.grpc
 
         async def exchanged(scope: Scope, receive: Receive, send: Send) -> None:
             await exchanging(grpc, scope, receive, send, clock=plane.clock)
 
-        self.grpc = cast(Any, exchanged)  # also called on its own port, past `__call__`
+        self.grpc = exchanged  # also called on its own port, past `__call__`
         self._loader = loader
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:

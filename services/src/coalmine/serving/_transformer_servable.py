@@ -12,6 +12,7 @@ from coalmine.serving._delivery import Request
 from coalmine.serving._errors import DeadlineError
 from coalmine.serving._servable import Servable
 from coalmine.serving._source import made_up_card
+from coalmine.serving._spans import outgoing_trace
 from coalmine.serving._transformer_chain import Chain, Chained, forwarded
 from coalmine.serving._transformer_exchange import Exchange
 
@@ -70,7 +71,7 @@ class RemoteServable(Servable):
         self, tensors: Tensors, rows: int, identifier: str, *, timeout: float | None = None
     ) -> Chained:
         exchange = Exchange.current()
-        headers = forwarded(exchange.texts(), request_id=identifier)
+        headers = forwarded(exchange.texts(), request_id=identifier) | outgoing_trace()
         chained = await self.chain.run(tensors, rows=rows, headers=headers, timeout=timeout)
         exchange.answered.update(chained.headers)
         return chained
