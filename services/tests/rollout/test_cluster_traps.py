@@ -197,6 +197,8 @@ async def test_a_candidate_that_never_comes_up_gets_no_request(made: OnCluster) 
     with pytest.raises(RouteNotApplied):
         await router.apply(plan(10))
     assert await router.applied() != plan(10)
+    made.cluster.settle()
+    assert await made.reached() == {Arm.STABLE: 100}
     await router.apply(plan(0))
     router.retire(Arm.CANARY)
     made.cluster.settle()
@@ -512,6 +514,19 @@ async def test_a_route_that_the_gateway_refuses_is_an_error_at_once(made: OnClus
     with pytest.raises(ClusterRefused, match=r"Accepted is False: NotAllowed: no listener"):
         await made.router().apply(plan(10))
     assert await made.router().applied() is None
+
+
+@on(OwnRoute)
+async def test_an_arm_that_was_retired_meanwhile_gets_no_request(made: OnCluster) -> None:
+    """Of a controller that slept through its lease, and goes on with what it had decided."""
+    router = made.router(timeout=0.3)
+    await router.apply(plan(0))
+    made.cluster.api.remove(ISVC, f"{NAME}-canary")
+    made.cluster.settle()
+    with pytest.raises(RouteNotApplied, match="its pods run nothing that answers"):
+        await router.apply(plan(10))
+    made.cluster.settle()
+    assert await made.reached() == {Arm.STABLE: 100}
 
 
 @on(OwnRoute)

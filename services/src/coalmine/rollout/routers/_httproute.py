@@ -53,6 +53,9 @@ class HttpRoute(ClusterDataPlane):
         mirror = None if plan.mirror is None else self._service_of(plan.mirror[0])
 
         def change(route: Object) -> Object:
+            # After the route was read, so that a controller that slept through its lease does not
+            # send requests to an arm that was retired meanwhile.
+            self._check_running(plan, uris)
             for rule in _rules(route):
                 before = rule.get("backendRefs") or []
                 port = next((b["port"] for b in before if "port" in b), _PORT)
@@ -67,6 +70,19 @@ class HttpRoute(ClusterDataPlane):
             return route
 
         self._api.update(HTTP_ROUTE, self._route_name, change, owned=_owned)
+
+    def _check_running(self, plan: RoutePlan, uris: Uris) -> None:
+        """Refuse requests to a candidate that cannot answer; the way back to stable is free."""
+        arms = [Arm.CANARY] if plan.weights.get(Arm.CANARY) else []
+        arms += [plan.mirror[0]] if plan.mirror else []
+        for arm in arms:
+            running = self._model(self._service_of(arm))
+            if running != uris.get(arm):
+                found = running or "nothing that answers"
+                wanted = uris.get(arm)
+                raise RouteNotApplied(
+                    f"inferenceservices {self._isvc(arm)}: its pods run {found}, not {wanted}"
+                )
 
     def _asked(self, plan: RoutePlan, uris: Uris) -> bool:
         route = self._route()

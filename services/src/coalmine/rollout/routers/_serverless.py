@@ -120,14 +120,12 @@ class KServeServerless(ClusterDataPlane):
         if _latest(knative["spec"].get("traffic")).get("percent") != asked:
             return "KServe did not take the percent to Knative yet"
         generation = knative["metadata"]["generation"]
-        if knative.get("status", {}).get("observedGeneration") != generation:
-            return "Knative did not see the change yet"
-        # KServe copies the number from Knative, and with it the rest of the status.
+        # KServe copies from Knative's status what Knative has observed, and the routes with it.
         if service.get("status", {}).get("observedGeneration") != generation:
-            return "KServe did not read Knative's state yet"
-        if knative["status"].get("traffic") != _status(service).get("traffic"):
+            return "Knative did not see the change yet, or KServe did not read Knative's state"
+        if knative.get("status", {}).get("traffic") != _status(service).get("traffic"):
             return "KServe did not read Knative's routes yet"
-        if (_latest(knative["status"].get("traffic")).get("percent") or 0) != asked:
+        if (_latest(_status(service).get("traffic")).get("percent") or 0) != asked:
             return "Knative's route did not follow yet"
         return None
 
