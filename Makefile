@@ -14,7 +14,7 @@ COMPILE := $(UV) pip compile --quiet --universal --python-version 3.11 --generat
 # One environment each for the servers that Coalmine is measured beside.
 PEERS := $(basename $(notdir $(wildcard loadtests/peers/*.in)))
 
-.PHONY: help setup lock check format test demo bench bench-serving clean
+.PHONY: help setup lock check format test test-gpu demo bench bench-serving clean
 .DEFAULT_GOAL := help
 
 help: ## Show this help
@@ -53,6 +53,12 @@ format: setup ## Format the code and fix what ruff can fix
 test: setup ## Run the tests, the whole loop among them; `make test MARK=` adds the slow ones
 	$(BIN)/pytest -m "$(MARK)"
 
+test-gpu: | $(UV) ## Tests and benchmark on an NVIDIA GPU, in .venv-gpu, with onnxruntime-gpu
+	$(UV) venv --quiet --allow-existing --python $(PYTHON) .venv-gpu
+	VIRTUAL_ENV=.venv-gpu $(UV) pip install --quiet -c requirements/dev.txt \
+		-e 'services[gpu,tracing]' -e transformers onnx pytest pytest-asyncio pytest-timeout
+	.venv-gpu/bin/pytest -rA -s --timeout 600 tests/gpu
+
 demo: setup ## Run the whole loop once, unattended, and write a report to coalmine-report/
 	$(BIN)/coalmine demo --report coalmine-report
 
@@ -63,4 +69,4 @@ bench-serving: setup ## Measure the server beside its peers (25 minutes; needs w
 	$(BIN)/coalmine bench serving --docs docs/benchmarks.md --plots docs/benchmarks
 
 clean: ## Remove the environments, caches and local state
-	rm -rf $(VENV) .tools .bench .coalmine .mypy_cache .ruff_cache .pytest_cache coalmine-report
+	rm -rf $(VENV) .venv-gpu .tools .bench .coalmine .mypy_cache .ruff_cache .pytest_cache coalmine-report

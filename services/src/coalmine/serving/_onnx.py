@@ -83,7 +83,7 @@ class OnnxModel:
         #: Rows of the largest batch worth forming; None: the network sets no limit.
         self.max_batch_rows = plan.buckets[-1] if on_gpu and plan and plan.batched else None
         if on_gpu and plan is not None and self._lanes is None:
-            self._lanes = Lanes([HostLane(self._session, plan) for _ in range(_GPU_LANES)], plan)
+            self._lanes = _copying(path, self._session, plan)
         self._names = [spec.name for spec in self.signature.outputs]
         self._texts = [spec.name for spec in self.signature.inputs if spec.datatype == "BYTES"]
 
@@ -128,6 +128,16 @@ def _with_graphs(
         _log.warning("%s runs without CUDA graphs: %s", path, error)
         return None, None
     return lanes[0].session, Lanes(lanes, plan)
+
+
+def _copying(path: Path, session: Any, plan: Plan) -> Lanes:
+    try:
+        return Lanes([HostLane(session, plan) for _ in range(_GPU_LANES)], plan)
+    except Exception as error:  # most often, that the memory of the GPU is full
+        raise ModelLoadError(
+            f"{path}: the GPU cannot run a batch of {plan.buckets[-1]} rows; gpu-batch-rows and "
+            f"gpu-memory-limit bound it: {error}"
+        ) from error
 
 
 def _signature(path: Path, session: Any) -> Signature:
