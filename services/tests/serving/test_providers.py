@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import logging
+from importlib.metadata import requires
 from pathlib import Path
 from typing import Any
 
 import onnxruntime as ort
 import pytest
+from packaging.requirements import Requirement
 
 from coalmine.protocol import TensorSpec
 from coalmine.serving import ModelLoadError, ServeOptions
@@ -144,3 +146,21 @@ def test_what_a_server_is_told_reaches_the_runtime(tmp_path: Path) -> None:
         fp16=True,
     )
     assert runtime_options(ServeOptions(model="m", threads=0)).threads >= 1
+
+
+def test_the_extras_never_bring_both_kinds_of_onnx_runtime() -> None:
+    """They hold the same module; what is installed last would win, or half of it."""
+    kinds = {}
+    for extra in ("serving", "gpu"):
+        wanted, names = [extra], set()
+        while wanted:
+            name = wanted.pop()
+            for line in requires("coalmine") or []:
+                requirement = Requirement(line)
+                if requirement.marker and requirement.marker.evaluate({"extra": name}):
+                    if not requirement.marker.evaluate({"extra": ""}):
+                        names.add(requirement.name)
+                        wanted += requirement.extras if requirement.name == "coalmine" else ()
+        kinds[extra] = names & {"onnxruntime", "onnxruntime-gpu"}
+        assert "kserve" in names
+    assert kinds == {"serving": {"onnxruntime"}, "gpu": {"onnxruntime-gpu"}}

@@ -8,8 +8,9 @@ out to be wrong: data may be larger than the sample, and a transformer may wait 
 from __future__ import annotations
 
 import math
-import os
 from typing import Literal
+
+from coalmine.serving._cpus import available_cpus
 
 __all__ = ["InlineKind", "InlinePolicy"]
 
@@ -42,7 +43,7 @@ class InlinePolicy:
     @classmethod
     def measured(cls, one: float, per_row: float) -> InlinePolicy:
         """For a model that takes `one` seconds for one row and `per_row` for each further one."""
-        limit = _HAND_OVER if len(os.sched_getaffinity(0)) > 1 else _ONE_CORE
+        limit = _HAND_OVER if available_cpus() > 1 else _ONE_CORE
         if one >= limit:
             return cls(0)
         rows = int(1 + (limit - one) / max(per_row, 1e-9))

@@ -90,6 +90,20 @@ class Tracing:
             _log.warning("the last spans could not be exported within %s s", timeout)
 
 
+class _Seldom(logging.Filter):
+    """One complaint a minute: an exporter logs each attempt, and tries every other second."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._next = 0.0
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        if record.created < self._next:
+            return False
+        self._next = record.created + 60
+        return True
+
+
 def _exporters_asked_for(settings: Mapping[str, str]) -> list[str]:
     if settings.get("OTEL_SDK_DISABLED", "").lower() == "true":
         return []
@@ -112,6 +126,7 @@ def _provider(kinds: Iterable[str], settings: Mapping[str, str]) -> TracerProvid
     # Its own exit handler would wait for a collector that is gone; `close` is the end of it.
     provider = TracerProvider(resource=Resource.create(own), shutdown_on_exit=False)
     for exporter in exporters:
+        logging.getLogger(type(exporter).__module__).addFilter(_Seldom())
         provider.add_span_processor(BatchSpanProcessor(exporter))
     return provider
 
