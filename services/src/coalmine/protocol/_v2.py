@@ -8,8 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import orjson
 
@@ -37,8 +36,7 @@ UNSUPPORTED = {
 }
 
 
-@dataclass(frozen=True, slots=True)
-class EncodedReply:
+class EncodedReply(NamedTuple):
     """A response body; `json_length` is set when binary tensors follow the JSON."""
 
     body: bytes

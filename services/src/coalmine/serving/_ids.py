@@ -11,6 +11,7 @@ from coalmine.clock import Clock
 __all__ = ["new_id", "request_id"]
 
 _USABLE = re.compile(r"[\x21-\x7e]{1,128}")
+_NAMES = frozenset((b"x-request-id", b"traceparent", b"ce-id", b"x-coalmine-request-id"))
 _TRACEPARENT = re.compile(r"[0-9a-f]{2}-(?!0{32})([0-9a-f]{32})-[0-9a-f]{16}-[0-9a-f]{2}(-.*)?")
 
 
@@ -24,6 +25,8 @@ def request_id(headers: Mapping[bytes, bytes], body_id: str | None, clock: Clock
     >>> request_id({b"ce-id": b"c1"}, "v2", ManualClock())
     'c1'
     """
+    if _NAMES.isdisjoint(headers):
+        return body_id if body_id and _USABLE.fullmatch(body_id) else new_id(clock)
     if (found := _usable(headers.get(b"x-request-id"))) is not None:
         return found
     if (trace := headers.get(b"traceparent")) is not None:

@@ -25,6 +25,10 @@ STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT)
 _HEAD_SECONDS = 10.0
 _STREAMS = 1024
 _WINDOW = 1024 * 1024
+_HEADER_MUTATION = (
+    "type.googleapis.com/"
+    "envoy.extensions.http.early_header_mutation.header_mutation.v3.HeaderMutation"
+)
 _CONNECTIONS_MONITOR = (
     "type.googleapis.com/"
     "envoy.extensions.resource_monitors.downstream_connections.v3.DownstreamConnectionsConfig"
@@ -132,4 +136,25 @@ def _bounded(config: dict[str, Any], options: ServeOptions) -> dict[str, Any]:
     connection["server_header_transformation"] = "PASS_THROUGH"
     connection["http_filters"].insert(0, _UTF8_PATHS_ONLY)
     connection["local_reply_config"] = _REFUSALS
+    # Envoy removes its own headers from what strangers send, before Python sees it: but this one
+    # says how long the gateway will wait, and can only shorten a request's time.
+    connection["early_header_mutation_extensions"] = [
+        {
+            "name": "envoy.http.early_header_mutation.header_mutation",
+            "typed_config": {
+                "@type": _HEADER_MUTATION,
+                "mutations": [
+                    {
+                        "append": {
+                            "header": {
+                                "key": "x-coalmine-timeout-ms",
+                                "value": "%REQ(x-envoy-expected-rq-timeout-ms)%",
+                            },
+                            "append_action": "OVERWRITE_IF_EXISTS_OR_ADD",
+                        }
+                    }
+                ],
+            },
+        }
+    ]
     return config
