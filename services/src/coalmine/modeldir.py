@@ -18,6 +18,7 @@ tensor its meaning, so that records, monitors and the registry all speak of the 
         columns:
           - {name: label, type: categorical, categories: ["normal", "fault"]}
     training_data: sha256:...
+    sha256: 0f3a...          # of model.onnx; what is fetched or loaded must have it
     metrics: {accuracy: 0.97}
 
 A tensor of shape `[-1]` or `[-1, 1]` has one column, `[-1, k]` has k; a tensor of higher rank has
@@ -31,7 +32,7 @@ from __future__ import annotations
 
 import hashlib
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
@@ -45,6 +46,7 @@ __all__ = [
     "ModelCard",
     "ModelDirectoryError",
     "Tensor",
+    "check_network",
     "load_card",
     "model_digest",
     "write_card",
@@ -111,6 +113,9 @@ class ModelCard(_Frozen):
     inputs: tuple[Tensor, ...]
     outputs: tuple[Tensor, ...]
     training_data: str | None = None
+    sha256: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")] | None = None
+    """Of the network's file, in hexadecimal."""
+
     metrics: dict[str, float] = Field(default_factory=dict)
 
     def feature_columns(self) -> tuple[Column, ...]:
@@ -137,6 +142,16 @@ def load_card(directory: Path) -> ModelCard:
         first = error.errors()[0]
         key = ".".join(str(part) for part in first["loc"])
         raise ModelDirectoryError(f"{path}: {key}: {first['msg']}") from error
+
+
+def check_network(network: Path, card: ModelCard) -> None:
+    """ModelDirectoryError if the card says another sha256 of the network than it has."""
+    if card.sha256 is None:
+        return
+    with network.open("rb") as file:
+        found = hashlib.file_digest(file, "sha256").hexdigest()
+    if found != card.sha256:
+        raise ModelDirectoryError(f"{network}: its sha256 is {found}, {MODEL_CARD} says another")
 
 
 def write_card(directory: Path, card: ModelCard) -> None:

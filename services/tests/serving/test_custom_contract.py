@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+from pathlib import Path
 from typing import Any
 
 import grpc
@@ -270,3 +271,25 @@ def test_bad_grpc(pair: dict[str, Any], inputs: Any) -> None:
         with pytest.raises(grpc.RpcError) as caught:
             ask_grpc(served, inputs)
         assert caught.value.code() == grpc.StatusCode.INVALID_ARGUMENT, (name, caught.value)
+
+
+PICKLED = """
+import asyncio, pickle
+from weighted import Weighted
+model = Weighted("weighted")
+model.load()
+twin = pickle.loads(pickle.dumps(model))
+body = {"instances": [{"x": [1, 2, 3], "who": "Ann"}]}
+for each in (model, twin):
+    assert each.ready
+    assert asyncio.run(each.predict(body))["predictions"][0]["sum"] == 321.0
+"""
+
+
+def test_it_can_be_sent_to_kserves_worker_processes(tmp_path: Path) -> None:
+    (tmp_path / "weighted.py").write_text(MODULE)
+    environment = {**os.environ, "PYTHONPATH": str(tmp_path)}
+    done = subprocess.run(
+        [sys.executable, "-c", PICKLED], env=environment, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr

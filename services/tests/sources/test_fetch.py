@@ -123,6 +123,17 @@ def test_an_archive(web: Any, get: Get, network: Network, kind: str) -> None:
         get(f"{web.url}/m.{kind}")
 
 
+def test_the_digest_in_a_card(web: Any, get: Get, network: Network) -> None:
+    card = "name: m\ninputs: []\noutputs: []\nsha256: '{}'\n"
+    digest = hashlib.sha256(network()).hexdigest()
+    for number, said in enumerate((digest, "0" * 64)):
+        files = {"model.onnx": network(), "model.yaml": card.format(said).encode()}
+        web.files[f"/m{number}.zip"] = packed(files, kind="zip")
+    assert (get(f"{web.url}/m0.zip").path / "model.yaml").is_file()
+    with pytest.raises(DigestError, match=rf"m1\.zip: model\.onnx: its sha256 is {digest}"):
+        get(f"{web.url}/m1.zip")
+
+
 @pytest.mark.parametrize("kind", ["zip", "tar.gz"])
 @pytest.mark.parametrize("name", ["../../../../evil", "{absolute}/evil"])
 def test_an_archive_cannot_write_elsewhere(

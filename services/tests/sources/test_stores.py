@@ -191,3 +191,28 @@ def test_the_hub(
     with pytest.raises(FetchError):
         get("hf://acme/fraud", attempts=1)
     assert sorted(path.name for path in (tmp_path / "home").iterdir()) == ["token"]
+
+
+def test_google_cloud(
+    web: Any, get: Get, network: Network, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("STORAGE_EMULATOR_HOST", web.url)
+    objects = {"fraud/3/model.onnx": network(), "fraud/3/labels.txt": b"a"}
+    items = [{"name": name, "bucket": "models", "size": str(len(c))} for name, c in objects.items()]
+    web.files["/storage/v1/b/models/o"] = json.dumps({"items": items}).encode()
+    for name, content in objects.items():
+        web.files[f"/download/storage/v1/b/models/o/{name.replace('/', '%2F')}"] = content
+    found = get("gs://models/fraud/3")
+    assert {p.name: p.read_bytes() for p in found.path.iterdir()} == {
+        "model.onnx": network(),
+        "labels.txt": b"a",
+    }
+    assert (found.name, found.version) == ("3", None)
+    items.append({"name": "fraud/3/../../../../evil", "bucket": "models", "size": "1"})
+    web.files["/storage/v1/b/models/o"] = json.dumps({"items": items}).encode()
+    web.files["/download/storage/v1/b/models/o/fraud%2F3%2F..%2F..%2F..%2F..%2Fevil"] = b"e"
+    with pytest.raises(FetchError, match=r"refused: .*evil is outside of the cache"):
+        get("gs://models/fraud/3")
+    web.files["/storage/v1/b/models/o"] = b"{}"
+    with pytest.raises(FetchError, match="not found"):
+        get("gs://models/fraud/4")

@@ -12,6 +12,7 @@ from coalmine.modeldir import (
     ModelCard,
     ModelDirectoryError,
     Tensor,
+    check_network,
     load_card,
 )
 from coalmine.protocol import Signature, TensorSpec
@@ -43,21 +44,23 @@ def locate(path: Path) -> ModelSource:
     if not path.is_dir():
         raise ModelLoadError(f"{path}: no such model directory or .onnx file")
     if (path / MODEL_FILE).is_file():
-        return ModelSource(path / MODEL_FILE, path, _card(path))
+        return ModelSource(path / MODEL_FILE, path, _card(path, path / MODEL_FILE))
     if (path / MLMODEL).is_file():
         return ModelSource(onnx_flavour(path), path, None)
     networks = sorted(path.glob("*.onnx"))
     if len(networks) == 1:
-        return ModelSource(networks[0], path, _card(path))
+        return ModelSource(networks[0], path, _card(path, networks[0]))
     found = f"has {len(networks)} .onnx files" if networks else "has none of them"
     raise ModelLoadError(f"{path}: a model directory needs {MODEL_FILE} or {MLMODEL}; it {found}")
 
 
-def _card(directory: Path) -> ModelCard | None:
+def _card(directory: Path, network: Path) -> ModelCard | None:
     if not (directory / MODEL_CARD).exists():
         return None
     try:
-        return load_card(directory)
+        card = load_card(directory)
+        check_network(network, card)
+        return card
     except ModelDirectoryError as error:
         raise ModelLoadError(str(error)) from error
 

@@ -7,7 +7,14 @@ import os
 import re
 from pathlib import Path
 
-from coalmine.modeldir import MODEL_CARD, MODEL_FILE, model_digest
+from coalmine.modeldir import (
+    MODEL_CARD,
+    MODEL_FILE,
+    ModelDirectoryError,
+    check_network,
+    load_card,
+    model_digest,
+)
 from coalmine.sources._errors import DigestError
 from coalmine.sources._onnx_file import is_whole_onnx
 
@@ -50,13 +57,19 @@ def principal(directory: Path) -> Path | None:
 
 
 def check_content(directory: Path) -> None:
-    """DigestError if it is empty, not what its own SHA256SUMS says, or a network is cut off."""
+    """DigestError if it is empty, cut off, or not what its own SHA256SUMS or card says."""
     files = files_of(directory)
     if not files:
         raise DigestError("there is nothing behind it")
     sums = directory / SUMS_FILE
     if sums.is_file():
         _check_sums(directory, sums)
+    network = principal(directory)
+    if network is not None and (directory / MODEL_CARD).is_file():
+        try:
+            check_network(network, load_card(directory))
+        except ModelDirectoryError as error:
+            raise DigestError(str(error).replace(f"{directory}{os.sep}", "")) from error
     for path in files:
         if path.suffix == ".onnx" and not is_whole_onnx(path):
             raise DigestError(f"{path.relative_to(directory)}: not a whole ONNX file")

@@ -83,8 +83,8 @@ def _from_storage(source: Source, model: Path, place: Path) -> dict[str, Any]:
         path = source.parts.get("path", "").rstrip("/")
         uri = uri.removesuffix("/").removesuffix(f"/{path}") if path else uri
         only = [path, f"{path}/*"] if path else None
-    elif source.scheme in ("s3", "gs") and not source.is_file:
-        # As a prefix, `models/3` would match `models/30` too.
+    elif source.scheme == "s3" and not source.is_file:
+        # As a prefix, `models/3` would match `models/30` too; of Google's the library sees to that.
         uri = f"{uri.rstrip('/')}/"
     Storage.download(uri, str(model), allow_patterns=only)
     # What the hub's library keeps beside the files it downloads.
