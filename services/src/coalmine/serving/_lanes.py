@@ -162,7 +162,7 @@ class HostLane:
         self._session = session
         self._buffers = _Buffers(plan)
         self._bindings: dict[int, Any] = {}
-        for bucket in plan.buckets:
+        for bucket in _largest_first(plan):
             binding = session.io_binding()
             for name, array in self._buffers.outputs.items():
                 value = ort.OrtValue.ortvalue_from_numpy(self._buffers.view(array, bucket), "cpu")
@@ -187,9 +187,9 @@ class HostLane:
         for name, array in self._buffers.inputs.items():
             # Binding is what copies to the device: bound once, the first batch would be run again.
             binding.bind_cpu_input(name, self._buffers.view(array, bucket))
-        binding.synchronize_inputs()
+        # A run waits for its own stream: what was copied in is used up then, and what is copied
+        # out is there. A binding's `synchronize_...` would wait for the other lane's batch too.
         self._session.run_with_iobinding(binding)
-        binding.synchronize_outputs()
 
 
 class GraphLane:
@@ -213,7 +213,7 @@ class GraphLane:
         self._thread.shutdown()
 
     def _record(self) -> None:
-        for number, bucket in enumerate(self._plan.buckets, start=1):
+        for number, bucket in enumerate(_largest_first(self._plan), start=1):
             recorded = _Recorded(self.session, self._plan, bucket, number)
             with _GATE.alone():
                 recorded.run(self.session)
@@ -259,7 +259,6 @@ class _Recorded:
     def run(self, session: Any) -> None:
         """Record, or replay."""
         session.run_with_iobinding(self._binding, self._options)
-        self._binding.synchronize_outputs()
 
 
 class _Gate:
@@ -293,6 +292,11 @@ class _Gate:
 
 
 _GATE = _Gate()
+
+
+def _largest_first(plan: Plan) -> tuple[int, ...]:
+    """What the largest bucket has allocated the others use again; the other way round, none can."""
+    return plan.buckets[::-1]
 
 
 def _rows(tensors: Tensors) -> int:
