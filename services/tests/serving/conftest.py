@@ -168,7 +168,7 @@ class Served:
                 time.sleep(0.02)
         raise AssertionError(f"not ready after {timeout} s: {self.text()}")
 
-    def stop(self, sig: int = signal.SIGTERM, timeout: float = 8.0) -> int:
+    def stop(self, sig: int = signal.SIGTERM, timeout: float = 30.0) -> int:
         if self.process.poll() is None:
             self.process.send_signal(sig)
         return self.process.wait(timeout)

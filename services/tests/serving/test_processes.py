@@ -46,7 +46,7 @@ def metric(served: Any, start: str) -> float:
     return sum(float(line.split()[-1]) for line in text.splitlines() if line.startswith(start))
 
 
-def wait_for(condition: Callable[[], object], timeout: float = 30.0) -> None:
+def wait_for(condition: Callable[[], object], timeout: float = 60.0) -> None:
     deadline = time.monotonic() + timeout
     while not condition():
         assert time.monotonic() < deadline
@@ -162,7 +162,7 @@ async def test_sigterm_drains_all(
     served.process.send_signal(signal.SIGTERM)
     answers = await asyncio.gather(*in_flight)
     assert [answer.status_code for answer in answers] == [200] * 8
-    assert await asyncio.to_thread(served.process.wait, 10) == 0
+    assert await asyncio.to_thread(served.process.wait, 30) == 0
     assert not any(psutil.pid_exists(pid) for pid in pids)
     with socket.socket() as probe:
         assert probe.connect_ex(("127.0.0.1", served.port)) != 0
@@ -214,7 +214,7 @@ def test_a_stopped_process_does_not_stop_a_scrape(start_two: Any, models: Path) 
 def test_what_cannot_start_says_why_once(start: Any, models: Path, kind: str) -> None:
     (models / "bare.onnx").write_bytes(b"broken")
     served = start(models, "--processes", "3", kind=kind, ready=False)
-    assert served.process.wait(30) == 1
+    assert served.process.wait(60) == 1
     assert served.text().count("ONNX Runtime cannot load it") == 1
     assert "Traceback" not in served.text()
 
@@ -224,7 +224,7 @@ def test_a_taken_port_is_refused(start_two: Any, start: Any, models: Path, kind:
     served = start_two(models, kind=kind)
     for arguments in (["--processes", "2"], []):
         second = start(models, *arguments, kind=kind, port=served.port, ready=False)
-        assert second.process.wait(20) == 1
+        assert second.process.wait(60) == 1
         assert f"127.0.0.1:{served.port}" in second.text()
     assert everywhere(served, "many") == {(20.0, "2")}
 
@@ -275,5 +275,5 @@ def test_records_of_processes_that_are_no_more_are_shipped(
 
 def test_an_unreachable_number_of_processes(start: Any, models: Path) -> None:
     served = start(models, "--processes", "0", ready=False)
-    assert served.process.wait(20) == 1
+    assert served.process.wait(60) == 1
     assert "--processes must be at least 1" in served.text()
