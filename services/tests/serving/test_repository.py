@@ -279,6 +279,24 @@ def test_watching(start: Any, models: Path, write_adder: Callable[..., None]) ->
     assert 'coalmine_model_load_failures_total{model_name="many"} 1.0' in text, "not tried again"
 
 
+def test_watching_a_source_that_goes_away(
+    start: Any, models: Path, write_adder: Callable[..., None]
+) -> None:
+    plain = models / "plain"
+    served = start(plain, "--watch", "0.1")
+    plain.rename(models / "moved")
+    deadline = time.monotonic() + 60
+    while not index(served)["plain"]["reason"]:
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    assert value(ask(served, "plain")) == (2, "1")
+    write_adder(plain / "model.onnx", 3)
+    while value(ask(served, "plain")) != (3, "2"):
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    assert index(served)["plain"]["reason"] == ""
+
+
 def test_records_name_the_version_that_answered(
     start: Any, model_dir: Path, tmp_path: Path, collector: Any
 ) -> None:

@@ -251,12 +251,11 @@ class Repository:
 
     def look(self) -> dict[str, object]:
         """What is offered now, by name, with what differs when its content does. Blocks."""
-        found: dict[str, object] = {}
-        for offer in self._catalogue.offers():
-            path = local_path(offer.uri)
-            if offer.name is not None and path is not None:
-                found[offer.name] = fingerprint(path)
-        return found
+        return {
+            offer.name: self._glance(offer)
+            for offer in self._catalogue.offers()
+            if offer.name is not None
+        }
 
     def close(self) -> None:
         """Stop every model at once."""
@@ -285,10 +284,23 @@ class Repository:
     def _find(self, name: str) -> Plan:
         for offer in self._catalogue.offers():
             if offer.name == name:
+                path = local_path(offer.uri)
+                if path is not None and not path.exists():
+                    raise ModelLoadError(f"{offer.uri} is gone")
                 return self._plan(offer)
         if name in self._slots:
             raise ModelLoadError(f"the source of {name} is gone")
         raise self._absent(name, None, None)
+
+    def _glance(self, offer: Offer) -> object:
+        path = local_path(offer.uri)
+        try:
+            if path is not None:
+                return fingerprint(path)
+            plan = self._plan(offer)
+            return plan.digest, plan.version
+        except (OSError, StartupError) as error:
+            return str(error)  # a load will fail for this reason, and keep it
 
     def _plan(self, offer: Offer) -> Plan:
         place = self._catalogue.place(offer)
