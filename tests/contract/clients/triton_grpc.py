@@ -151,7 +151,7 @@ def check_mistakes(http: str, grpc: str) -> None:
         refused(Refused, lambda: server.infer("every", wrong), "does not fit", "INVALID")
 
 
-def later_statistics(http: str, grpc: str) -> None:
+def check_statistics(http: str, grpc: str) -> None:
     with client(grpc) as server:
         before = server.get_inference_statistics("every", "1").model_stats[0]
         for _ in range(5):

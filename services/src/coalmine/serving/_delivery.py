@@ -71,12 +71,15 @@ def deliver(
             _record_failure(requests[0], batch.error, emitter, clock)
         batch.settle()
         return
+    ran = clock.monotonic()
     answered = _write_answers(requests, computed.outputs)
+    now = clock.monotonic()
+    time = clock.time()
+    before = time - now
+    started, rows = batch.started, batch.rows
+    metrics.ran(rows, running=ran - started, writing=now - ran, time=time)
     if not answered:
         return
-    now = clock.monotonic()
-    before = clock.time() - now
-    started, rows = batch.started, batch.rows
     metrics.rows.observe(rows, len(answered))
     observe, count = metrics.queue.observe, metrics.answered
     records = []

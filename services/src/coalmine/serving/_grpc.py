@@ -29,8 +29,9 @@ from coalmine.serving._errors import (
 from coalmine.serving._ids import request_id
 from coalmine.serving._management import Control, check_parameters, index
 from coalmine.serving._servable import Servable
+from coalmine.serving._statistics import model_statistics
 from coalmine.serving._status import grpc_status, http_status, public_message
-from coalmine.serving._triton import config_message
+from coalmine.serving._triton import config_message, served_by
 
 __all__ = ["HEALTH", "SERVICE", "GrpcEdge"]
 
@@ -64,6 +65,7 @@ class GrpcEdge:
             "RepositoryModelLoad": self._load,
             "RepositoryModelUnload": self._unload,
             "ModelConfig": self._model_config,
+            "ModelStatistics": self._model_statistics,
             HEALTH: self._health,
         }
 
@@ -171,6 +173,12 @@ class GrpcEdge:
         request = parse("ModelConfigRequest", payload)
         servable = self._plane.serve(request.name, request.version)
         return _message("ModelConfigResponse", config=config_message(servable))
+
+    async def _model_statistics(self, payload: bytes) -> bytes:
+        request = parse("ModelStatisticsRequest", payload)
+        served = served_by(self._plane, request.name, request.version)
+        entries = [model_statistics(servable) for servable in served]
+        return _message("ModelStatisticsResponse", model_stats=entries)
 
     async def _health(self, payload: bytes) -> bytes:
         """gRPC's own health protocol; a service is the server (""), ours, or a model's name."""

@@ -47,6 +47,16 @@ class _Histogram:
         family.add_metric(labels, buckets, self.sum)
 
 
+class Executions:
+    """Batches of one size: how many, and the seconds they took to run and to write."""
+
+    __slots__ = ("count", "running", "writing")
+
+    def __init__(self) -> None:
+        self.count = 0
+        self.running = self.writing = 0.0
+
+
 class ModelMetrics:
     """The numbers of one version of one model. Used on the event loop only."""
 
@@ -58,12 +68,32 @@ class ModelMetrics:
         self.rows = _Histogram(_ROWS)
         self.queue = _Histogram(_SECONDS)
         self.refused = dict.fromkeys(_REASONS, 0)
+        self.failed_seconds = 0.0
+        """Of the requests that were not answered by 200; a part of `durations`."""
+
+        self.executions: dict[int, Executions] = {}
+        """By rows of the batch."""
+
+        self.last_run = 0.0
+        """Unix time."""
 
     def answered(self, protocol: str, status: int, seconds: float) -> None:
         """Count one request."""
         key = (protocol, status)
         self.requests[key] = self.requests.get(key, 0) + 1
         self.durations[protocol].observe(seconds)
+        if status != 200:
+            self.failed_seconds += seconds
+
+    def ran(self, rows: int, *, running: float, writing: float, time: float) -> None:
+        """Count one batch that was run: seconds, and the Unix time when it was answered."""
+        executions = self.executions.get(rows)
+        if executions is None:
+            executions = self.executions[rows] = Executions()
+        executions.count += 1
+        executions.running += running
+        executions.writing += writing
+        self.last_run = time
 
     def shed(self, reason: str) -> None:
         """Count a request that was refused."""
@@ -114,7 +144,19 @@ class ServerMetrics:
             "Requests refused since the server had too much to do.",
             labels=(*_MODEL, "reason"),
         )
+        batches = CounterMetricFamily(
+            "coalmine_batches", "Batches that the model has run.", labels=_MODEL
+        )
+        compute = CounterMetricFamily(
+            "coalmine_compute_seconds",
+            "Time spent on batches: running the model, and writing the answers.",
+            labels=(*_MODEL, "stage"),
+        )
         for labels, model in list(self._models.items()):
+            executed = list(model.executions.values())
+            batches.add_metric(labels, sum(each.count for each in executed))
+            compute.add_metric((*labels, "run"), sum(each.running for each in executed))
+            compute.add_metric((*labels, "write"), sum(each.writing for each in executed))
             for (protocol, status), count in list(model.requests.items()):
                 requests.add_metric((*labels, protocol, str(status)), count)
             for protocol, histogram in model.durations.items():
@@ -123,7 +165,7 @@ class ServerMetrics:
             model.queue.add_to(queue, labels)
             for reason, count in list(model.refused.items()):
                 shed.add_metric((*labels, reason), count)
-        return (requests, durations, rows, queue, shed)
+        return (requests, durations, rows, queue, shed, batches, compute)
 
 
 def _bound(value: float) -> str:

@@ -24,7 +24,7 @@ __all__ = ["Probes"]
 _JSON = (b"content-type", b"application/json")
 _MODEL = re.compile(
     r"/v1/models/(?P<v1>[^/:]+)"
-    r"|/v2/models/(?P<v2>[^/]+)(?:/versions/(?P<version>[^/]+))?(?P<ready>/ready)?"
+    r"|/v2/models/(?P<v2>(?!stats$)[^/]+)(?:/versions/(?P<version>[^/]+))?(?P<ready>/ready)?"
 )
 
 

@@ -16,8 +16,9 @@ from coalmine.serving._dataplane import Dataplane
 from coalmine.serving._errors import ServingError
 from coalmine.serving._http import send_error
 from coalmine.serving._servable import Servable
+from coalmine.serving._statistics import model_statistics
 
-__all__ = ["Triton", "config_message", "model_config"]
+__all__ = ["Triton", "config_message", "model_config", "served_by"]
 
 #: Datatype of the protocol to its name and number in Triton's enumeration `DataType`.
 _DATA_TYPES = {
@@ -55,6 +56,9 @@ _MISSING = (
 )
 
 
+_STATISTICS = re.compile(r"/v2/models/(?:(?P<name>[^/]+)(?:/versions/(?P<version>[^/]+))?/)?stats")
+
+
 class Triton:
     """Triton's paths of HTTP that are not inference."""
 
@@ -67,21 +71,30 @@ class Triton:
             if pattern.fullmatch(path):
                 await respond(send, 501, [_JSON], orjson.dumps({"error": reason}))
                 return True
-        route = _CONFIG.fullmatch(path)
+        config, statistics = _CONFIG.fullmatch(path), _STATISTICS.fullmatch(path)
+        route = config or statistics
         if route is None:
             return False
         if method != "GET":
-            refusal = {"error": "a configuration is asked by GET, and cannot be set"}
+            refusal = {"error": f"{path:.200} is asked by GET, not {method:.40}"}
             await respond(send, 405, [_JSON, (b"allow", b"GET")], orjson.dumps(refusal))
             return True
         try:
-            servable = self._plane.serve(unquote(route["name"]), route["version"])
+            served = served_by(self._plane, unquote(route["name"] or ""), route["version"])
         except ServingError as error:
             await send_error(send, error, self._plane.identity(None))
+            return True
+        if config is not None:
+            content = model_config(served[0])
         else:
-            headers = [_JSON, *self._plane.identity(servable)]
-            await respond(send, 200, headers, orjson.dumps(model_config(servable)))
+            content = {"model_stats": [model_statistics(servable) for servable in served]}
+        await respond(send, 200, [_JSON], orjson.dumps(content))
         return True
+
+
+def served_by(plane: Dataplane, name: str, version: str | None) -> list[Servable]:
+    """The servable of this name, or all if there is no name; errors as of `Dataplane.serve`."""
+    return [plane.serve(name, version)] if name else list(plane.repository.serving())
 
 
 def model_config(servable: Servable) -> dict[str, Any]:
