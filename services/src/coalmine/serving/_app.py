@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import math
+import re
 from collections.abc import Callable
 
 import orjson
@@ -37,8 +38,8 @@ _log = logging.getLogger("coalmine.serving")
 
 #: Seconds that the last spans have to reach their collector; part of the grace after SIGTERM.
 _LAST_SPANS = 1.0
-#: Paths that KServe's application may know; for others it need not be imported to say 404.
-_KSERVE_PATHS = ("/v1/", "/v2/", "/openapi.json")
+#: What KServe's application knows beside our own; its import, seconds of CPU, is not for others.
+_KSERVE_PATHS = re.compile(r"/v[12]/models|/v1/models/[^/]+:explain|/openapi\.json")
 
 
 def create_asgi(
@@ -138,7 +139,7 @@ class ServingApp:
         if _is_grpc(scope):  # of another service: health, or one that we do not have
             await self.grpc(scope, receive, send)
             return
-        if path.startswith(_KSERVE_PATHS):
+        if _KSERVE_PATHS.fullmatch(path):
             await (await self._kserve())(scope, receive, send)
             return
         await _error(send, 404, f"nothing is at {path:.200}")
