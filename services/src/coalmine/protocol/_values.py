@@ -105,7 +105,7 @@ def _floats(flat: list[Any], spec: TensorSpec, shape: list[int]) -> Array:
     data = bytearray(len(flat) * dtype.itemsize)
     try:
         struct.pack_into(f"<{len(flat)}{dtype.char}", data, 0, *flat)
-    except OverflowError:
+    except (OverflowError, struct.error):  # of an integer for half floats
         raise _unfit(spec) from None
     return np.ndarray(shape, dtype, data)
 
