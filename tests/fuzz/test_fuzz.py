@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, closing
 
 import grpc
+import httpx
 import orjson
 import pytest
 
@@ -49,6 +50,8 @@ def server(
     model = identity(directory / "mixed.onnx", MIXED)
     arguments = ("--max-body", str(MAX_BODY))
     with serving(model, directory / "log", *arguments, kind=request.param) as started:
+        # KServe's own application is imported when it is first asked: 100 MB, and seconds of CPU.
+        assert httpx.get(f"{started.url}/openapi.json", timeout=60).status_code == 200
         yield started
 
 

@@ -39,7 +39,7 @@ _log = logging.getLogger("coalmine.serving")
 #: Seconds that the last spans have to reach their collector; part of the grace after SIGTERM.
 _LAST_SPANS = 1.0
 #: What KServe's application knows beside our own; its import, seconds of CPU, is not for others.
-_KSERVE_PATHS = re.compile(r"/v[12]/models|/v1/models/[^/]+:explain|/openapi\.json")
+_KSERVE_PATHS = re.compile(r"/v[12]/models|/openapi\.json")
 
 
 def create_asgi(

@@ -45,6 +45,7 @@ _MISSING = (
         "trace settings are not supported: the server sends spans to OpenTelemetry when told to",
     ),
     (re.compile(r"/v2/logging"), "log settings are not supported"),
+    (re.compile(r"/v1/models/[^/]+:explain"), "explain is not supported: a model has no explainer"),
     (
         re.compile(r"/v2/(system|cuda)sharedmemory/.*"),
         "shared memory is not supported: send tensors in the request",
