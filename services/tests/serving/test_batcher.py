@@ -349,8 +349,8 @@ async def test_a_request_that_runs_too_long_is_told_so_and_harms_nobody() -> Non
 
 def test_a_model_that_turns_slow_leaves_the_event_loop_until_it_is_cheap_again() -> None:
     policy = InlinePolicy(8, seconds=0.02)
-    policy.observe(0.001)
-    assert policy.rows == 8
+    policy.observe(0.03)
+    assert policy.rows == 8, "a hiccup of the machine is not the model's"
     policy.observe(1.5)
     assert policy.rows == 0
     cheap = 0
@@ -358,13 +358,19 @@ def test_a_model_that_turns_slow_leaves_the_event_loop_until_it_is_cheap_again()
         policy.observe(0.001)
         cheap += 1
     assert policy.rows == 8
-    assert cheap > 10, "one cheap batch proves nothing"
-    policy.observe(1.5)
+    assert cheap > 100, "one cheap batch proves nothing"
+    for _ in range(3):
+        policy.observe(1.5)
     again = 0
     while not policy.rows:
         policy.observe(0.001)
         again += 1
-    assert again > cheap, "who turns slow twice is trusted later"
+    assert again > 2 * cheap, "who wastes more time is trusted later"
+    for _ in range(100):
+        policy.observe(0.03)
+        for _ in range(20):
+            policy.observe(0.001)
+        assert policy.rows == 8, "rare hiccups never add up"
 
 
 def test_always_in_place_means_always() -> None:

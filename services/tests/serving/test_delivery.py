@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import gc
+import weakref
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -182,3 +184,17 @@ async def test_what_is_counted(hosted: Hosted) -> None:
     assert value("coalmine_batch_rows_bucket", le="+Inf") == 4
     assert value("coalmine_queue_duration_seconds_count") == 4
     assert value("coalmine_requests_shed_total", reason="deadline") == 0
+
+
+async def test_an_answered_request_is_forgotten_at_once(hosted: Hosted) -> None:
+    """With its tensors: what waits for the collector of cycles is memory for many more requests."""
+    gc.collect()
+    gc.disable()
+    try:
+        requests = [hosted.request(f"r{n}", rows(n, 1)) for n in range(3)]
+        tensors = [weakref.ref(request.tensors["features"]) for request in requests]
+        await hosted.ask(*requests)
+        del requests
+        assert [reference() for reference in tensors] == [None, None, None]
+    finally:
+        gc.enable()

@@ -102,6 +102,9 @@ def deliver(
     if emitter is not None:
         kept = computed if len(answered) == len(requests) else batch.share(answered)
         emitter.emit_batch(records, kept.features, kept.predictions, batch_rows=rows)
+    # The callers are given the batch: if it held them, each would hold itself, and its tensors,
+    # until the collector of cycles came by.
+    batch.tickets = ()
     for request in answered:
         request.future.set_result(batch)
 

@@ -20,25 +20,26 @@ InlineKind = Literal["auto", "always", "never"]
 _HAND_OVER = 100e-6
 #: On a single core a runner cannot run beside the event loop: it only takes turns with it.
 _ONE_CORE = 1e-3
-#: A run in place that took so many seconds held up everybody else.
+#: A batch that took so many seconds was not cheap: its data were large, its transformer waited, or
+#: the machine had something better to do. It costs the model so much trust, and each cheap batch
+#: gives a little back; who has lost all of it does not run in place until all is regained.
 _TOO_LONG = 20e-3
-#: After one, so many batches in a row must be cheap until the model is run in place again.
-_TRUST = 64
+_BEARABLE = 0.25
+_REGAINED = 2e-3
 _MOST_ROWS = 1024
 
 
 class InlinePolicy:
     """`rows`: the most that may be run in place now; 0: nothing."""
 
-    __slots__ = ("_cheap", "_needed", "_rows", "_seconds", "rows")
+    __slots__ = ("_lost", "_rows", "_seconds", "rows")
 
     def __init__(self, rows: int, *, seconds: float = math.inf) -> None:
         self.rows = self._rows = rows
         self._seconds = seconds
-        """What a batch may take until it is mistrusted; infinite if it always runs so."""
+        """What a batch may take and still be cheap; infinite if it always runs in place."""
 
-        self._cheap = 0
-        self._needed = _TRUST
+        self._lost = 0.0
 
     @classmethod
     def measured(cls, one: float, per_row: float) -> InlinePolicy:
@@ -52,9 +53,10 @@ class InlinePolicy:
     def observe(self, seconds: float) -> None:
         """Note how long a batch took, wherever it ran."""
         if seconds > self._seconds:
-            self.rows = self._cheap = 0
-            self._needed *= 2
-        elif not self.rows and self._rows:
-            self._cheap += 1
-            if self._cheap >= self._needed:
+            self._lost += seconds
+            if self._lost > _BEARABLE:
+                self.rows = 0
+        elif self._lost:
+            self._lost = max(0.0, self._lost - _REGAINED)
+            if not self._lost:
                 self.rows = self._rows
