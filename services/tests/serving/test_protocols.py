@@ -97,7 +97,7 @@ def test_grpc_errors_have_codes_and_words(toy: Any) -> None:
             assert caught.value.status() == code
             assert words in caught.value.message()
         with pytest.raises(triton_grpc.InferenceServerException) as caught:
-            triton.get_inference_statistics("toy")
+            triton.get_trace_settings("toy")
         assert caught.value.status() == "StatusCode.UNIMPLEMENTED"
 
 
