@@ -10,7 +10,7 @@ from prometheus_client import CollectorRegistry
 from coalmine.clock import Clock
 from coalmine.serving._app import ServingApp
 from coalmine.serving._asgi import Message, Receive, Scope, Send
-from coalmine.serving._catalogue import Catalogue
+from coalmine.serving._catalogue import Catalogue, Offer, Place
 from coalmine.serving._dataplane import Dataplane, Limits
 from coalmine.serving._errors import StartupError
 from coalmine.serving._grpc import SERVICE
@@ -46,7 +46,7 @@ def create_transform_asgi(
     )
     # Versions are the predictor's, so that processes need not agree on names for them.
     repository = Repository(
-        Catalogue(options), loader, ledger=VersionLedger(), version=options.version or "unknown"
+        _Predictor(options), loader, ledger=VersionLedger(), version=options.version or "unknown"
     )
     plane = Dataplane(
         repository,
@@ -61,6 +61,13 @@ def create_transform_asgi(
         clock=clock,
     )
     return _TransformApp(plane, loader, options, link=link)
+
+
+class _Predictor(Catalogue):
+    """The one model of a transformer: at its predictor, with nothing to fetch."""
+
+    def place(self, offer: Offer) -> Place:
+        return Place(offer.name, offer.uri, offer.version, None)
 
 
 class _TransformApp(ServingApp):
