@@ -73,7 +73,6 @@ NONSENSE = {
     "m.onnx --records ftp://host": "allowed: sqlite:///FILE",
     "m.onnx --records http://": "allowed: sqlite:///FILE",
     "m.onnx --records http://host:port": "Port could not be cast",
-    "s3://models/m --watch 5": "--watch looks at files of this machine",
 }
 
 

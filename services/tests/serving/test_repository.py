@@ -9,6 +9,8 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -295,6 +297,28 @@ def test_watching_a_source_that_goes_away(
         assert time.monotonic() < deadline
         time.sleep(0.05)
     assert index(served)["plain"]["reason"] == ""
+
+
+@pytest.mark.slow  # each look at another place is a process of its own, which imports much
+def test_watching_another_place(
+    start: Any, tmp_path: Path, write_adder: Callable[..., None]
+) -> None:
+    site = tmp_path / "site"
+    write_adder(site / "m.onnx", 1)
+    handler = partial(SimpleHTTPRequestHandler, directory=str(site))
+    with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        served = start(
+            f"http://127.0.0.1:{server.server_port}/m.onnx",
+            *("--watch", "1", "--model-cache", str(tmp_path / "cache")),
+        )
+        assert value(ask(served, "m")) == (1, "1")
+        write_adder(site / "m.onnx", 2)
+        deadline = time.monotonic() + 60
+        while value(ask(served, "m")) != (2, "2"):
+            assert time.monotonic() < deadline
+            time.sleep(0.1)
+        server.shutdown()
 
 
 def test_records_name_the_version_that_answered(

@@ -250,12 +250,12 @@ class Repository:
                 self._set(Slot(offer.name))
 
     def look(self) -> dict[str, object]:
-        """What is offered now, by name, with what differs when its content does. Blocks."""
-        return {
-            offer.name: self._glance(offer)
-            for offer in self._catalogue.offers()
-            if offer.name is not None
-        }
+        """What is offered now, by name, with what differs when its content does. Blocks.
+
+        What has no content to compare, a class of the user's, is left out.
+        """
+        found = {offer.name: self._glance(offer) for offer in self._catalogue.offers()}
+        return {name: seen for name, seen in found.items() if name and seen is not None}
 
     def close(self) -> None:
         """Stop every model at once."""
@@ -298,7 +298,7 @@ class Repository:
             if path is not None:
                 return fingerprint(path)
             plan = self._plan(offer)
-            return plan.digest, plan.version
+            return plan.digest and (plan.digest, plan.version)
         except (OSError, StartupError) as error:
             return str(error)  # a load will fail for this reason, and keep it
 

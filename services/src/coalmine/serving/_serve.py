@@ -9,7 +9,6 @@ from coalmine.serving._errors import StartupError
 from coalmine.serving._options import ServeOptions
 from coalmine.serving._ports import free_port
 from coalmine.serving._records_to import settle_records
-from coalmine.sources import is_remote
 
 __all__ = ["run_one", "serve"]
 
@@ -55,9 +54,3 @@ def _check(options: ServeOptions) -> None:
         raise StartupError("--grpc-port and --port are the same; uvicorn needs two")
     if options.processes < 1:
         raise StartupError("--processes must be at least 1")
-    sources = [uri.partition("=")[2] or uri for uri in (options.model, *options.also)]
-    if options.watch and all(is_remote(uri) for uri in sources):
-        raise StartupError(
-            "--watch looks at files of this machine; models from elsewhere are loaded again by "
-            "POST /v2/repository/models/NAME/load"
-        )

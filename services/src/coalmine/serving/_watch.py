@@ -20,7 +20,9 @@ async def watch(repository: Repository, control: Control, *, every: float) -> No
     A source that cannot be loaded is tried again when it changes once more. A model that was
     unloaded stays so until its files change, or somebody loads it.
     """
-    seen = await asyncio.to_thread(repository.look)
+    # The first look loads everything once more, which changes nothing where nothing has changed: a
+    # source may have done so since the start.
+    seen: dict[str, object] = {}
     while True:
         await asyncio.sleep(every)
         try:
