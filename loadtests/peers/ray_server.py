@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import argparse
-import shutil
 import signal
+import sys
 import tempfile
 from typing import Any
 
@@ -73,10 +73,9 @@ class BatchedModel(OnnxModel):
         return await self._joined(rows)
 
 
-if __name__ == "__main__":
+def serve_until_told(directory: str) -> None:
+    """Start Ray with its files in `directory`, and serve until SIGTERM."""
     arguments = parser.parse_args()
-    # Its sockets lie in here, and a socket's path cannot be long.
-    directory = tempfile.mkdtemp(prefix="ray-")
     ray.init(
         _temp_dir=directory,
         num_cpus=1,
@@ -85,20 +84,29 @@ if __name__ == "__main__":
         configure_logging=False,
     )
     add = "tritonclient.grpc.service_pb2_grpc.add_GRPCInferenceServiceServicer_to_server"
+    logging = LoggingConfig(enable_access_log=not arguments.quiet)
     serve.start(
         http_options=HTTPOptions(host="127.0.0.1", port=arguments.http_port),
         grpc_options=gRPCOptions(port=arguments.grpc_port, grpc_servicer_functions=[add]),
-        logging_config=LoggingConfig(enable_access_log=not arguments.quiet),
+        logging_config=logging,
     )
     kind = BatchedModel if arguments.batching else OnnxModel
     deployment = serve.deployment(
         num_replicas=1,
         max_ongoing_requests=256,
         ray_actor_options={"num_cpus": 0.1},
-        logging_config=LoggingConfig(enable_access_log=not arguments.quiet),
+        logging_config=logging,
     )(kind)
     serve.run(deployment.bind(arguments.model, arguments.columns), name="bench")
-    signal.sigwait({signal.SIGTERM, signal.SIGINT})
-    serve.shutdown()
-    ray.shutdown()
-    shutil.rmtree(directory, ignore_errors=True)
+    try:
+        signal.pause()
+    finally:
+        serve.shutdown()
+        ray.shutdown()
+
+
+if __name__ == "__main__":
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
+    # Its sockets lie in here, and a socket's path cannot be long.
+    with tempfile.TemporaryDirectory(prefix="ray-", ignore_cleanup_errors=True) as short:
+        serve_until_told(short)

@@ -14,7 +14,7 @@ import psutil
 __all__ = ["Memory", "PinnedProcess"]
 
 _STOP_S = 15.0
-_WRONG = re.compile("error|failed|not found", re.I)
+_WRONG = re.compile("error|exception|failed|not found|timed out", re.I)
 
 
 @dataclass(frozen=True, slots=True)

@@ -24,8 +24,8 @@ __all__ = ["Soak", "soak"]
 
 _CELL = CELLS["mlp/json1_c64"]
 _SLICE_S = 2.0
-#: Of the requests: after these the allocator and every cache have what they will have.
-_WARM_UP = 0.02
+#: Requests after which the allocator and every cache have what they will have.
+_WARM_UP = 20_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,7 +78,7 @@ def soak(
                     raise ServingBenchError(f"soak: {load.told}")
                 verifier.verify(client)
                 answered += load.requests
-                if samples or answered >= _WARM_UP * requests:
+                if samples or answered >= min(_WARM_UP, requests):
                     rss = session.process.memory().rss_mb
                     samples.append((answered, rss))
                     tell(f"soak  {server.name}  {answered:>12,} requests  RSS {rss:7.1f} MB")
