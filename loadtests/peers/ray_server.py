@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import signal
+import socket
 import sys
 import tempfile
 from typing import Any
@@ -24,6 +25,7 @@ parser.add_argument("--http-port", type=int, required=True)
 parser.add_argument("--grpc-port", type=int, required=True)
 parser.add_argument("--batching", action="store_true")
 parser.add_argument("--quiet", action="store_true")
+parser.add_argument("--direct", action="store_true", help="the replica listens, not the proxy")
 
 
 class OnnxModel:
@@ -73,6 +75,14 @@ class BatchedModel(OnnxModel):
         return await self._joined(rows)
 
 
+def free_ports() -> tuple[int, int]:
+    """Ports for a proxy that nobody asks."""
+    with socket.socket() as one, socket.socket() as other:
+        one.bind(("127.0.0.1", 0))
+        other.bind(("127.0.0.1", 0))
+        return one.getsockname()[1], other.getsockname()[1]
+
+
 def serve_until_told(directory: str) -> None:
     """Start Ray with its files in `directory`, and serve until SIGTERM."""
     arguments = parser.parse_args()
@@ -85,9 +95,11 @@ def serve_until_told(directory: str) -> None:
     )
     add = "tritonclient.grpc.service_pb2_grpc.add_GRPCInferenceServiceServicer_to_server"
     logging = LoggingConfig(enable_access_log=not arguments.quiet)
+    proxy = (arguments.http_port, arguments.grpc_port)
+    http_port, grpc_port = free_ports() if arguments.direct else proxy
     serve.start(
-        http_options=HTTPOptions(host="127.0.0.1", port=arguments.http_port),
-        grpc_options=gRPCOptions(port=arguments.grpc_port, grpc_servicer_functions=[add]),
+        http_options=HTTPOptions(host="127.0.0.1", port=http_port),
+        grpc_options=gRPCOptions(port=grpc_port, grpc_servicer_functions=[add]),
         logging_config=logging,
     )
     kind = BatchedModel if arguments.batching else OnnxModel
@@ -97,12 +109,13 @@ def serve_until_told(directory: str) -> None:
         ray_actor_options={"num_cpus": 0.1},
         logging_config=logging,
     )(kind)
+    # Ray has put its own handler there, which leaves its files.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
     serve.run(deployment.bind(arguments.model, arguments.columns), name="bench")
     try:
         signal.pause()
     finally:
-        serve.shutdown()
-        ray.shutdown()
+        ray.shutdown()  # without Serve's own, which would drain for half a minute
 
 
 if __name__ == "__main__":

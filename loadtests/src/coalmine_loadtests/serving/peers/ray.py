@@ -1,7 +1,8 @@
-"""Ray Serve: one replica of one deployment, over HTTP and gRPC, through its proxy.
+"""Ray Serve: one replica of one deployment, over HTTP and gRPC.
 
-`ray-tuned` is the throughput mode that its documents advise, without access logs; `ray-batched`
-joins requests by `@serve.batch` besides.
+`ray` goes through the proxy; `ray-tuned` is the throughput mode that its documents advise, in which
+the replica listens itself, without access logs; `ray-batched` joins requests by `@serve.batch`
+besides.
 """
 
 from __future__ import annotations
@@ -45,7 +46,14 @@ def _environment(launch: Launch) -> Mapping[str, str]:
 
 
 def _tuned(launch: Launch) -> Mapping[str, str]:
-    return {**_environment(launch), "RAY_SERVE_THROUGHPUT_OPTIMIZED": "1"}
+    # In this mode the replica listens itself, on a port of a range, and the proxy is not asked.
+    ports = {"HTTP": launch.http_port, "GRPC": launch.grpc_port}
+    ranges = {
+        f"RAY_SERVE_DIRECT_INGRESS_{end}_{protocol}_PORT": str(port + beyond)
+        for protocol, port in ports.items()
+        for end, beyond in (("MIN", 0), ("MAX", 1))
+    }
+    return {**_environment(launch), "RAY_SERVE_THROUGHPUT_OPTIMIZED": "1", **ranges}
 
 
 SERVERS = (
@@ -56,7 +64,7 @@ SERVERS = (
         distributions=_DISTRIBUTIONS,
         cells=(*cells_of("mlp"), "gbt/json1_c64"),
         wire=_PlainWithV2Grpc(),
-        command=lambda launch: _serve(launch, "--quiet"),
+        command=lambda launch: _serve(launch, "--quiet", "--direct"),
         environment=_tuned,
         ready="/-/healthz",
         ready_s=_READY_S,
@@ -68,7 +76,7 @@ SERVERS = (
         distributions=_DISTRIBUTIONS,
         cells=("mlp/json1_c8", "mlp/json1_c64", "mlp/grpc1_c8m8"),
         wire=_PlainWithV2Grpc(),
-        command=lambda launch: _serve(launch, "--quiet", "--batching"),
+        command=lambda launch: _serve(launch, "--quiet", "--direct", "--batching"),
         environment=_tuned,
         ready="/-/healthz",
         ready_s=_READY_S,
