@@ -53,26 +53,26 @@ class _Compute:
     transformer: Transforming | None
 
     def __call__(self, tensors: Tensors) -> Computed:
-        # Overflow and division by zero in a transformer give inf and NaN, not warnings in a log.
-        with np.errstate(all="ignore"):
-            try:
-                features = self._preprocess(tensors)
-                predictions = self.model.run(features)
-                outputs = predictions
-                if self.transformer is not None:
-                    outputs = self.transformer.postprocess(dict(predictions))
-                return Computed(features, predictions, outputs)
-            except (ProtocolError, WrongOutputError):
-                raise
-            except Exception as error:
-                _log.exception("the model failed")
-                raise ModelFailedError("the model failed on this request") from error
-
-    def _preprocess(self, tensors: Tensors) -> Tensors:
-        if self.transformer is None:
-            return tensors
         try:
-            return self.transformer.preprocess(tensors)
+            if self.transformer is None:
+                predictions = self.model.run(tensors)
+                return Computed(tensors, predictions, predictions)
+            # Overflow and division by zero in it give inf and NaN, not warnings in a log.
+            with np.errstate(all="ignore"):
+                features = self._preprocess(self.transformer, tensors)
+                predictions = self.model.run(features)
+                outputs = self.transformer.postprocess(dict(predictions))
+            return Computed(features, predictions, outputs)
+        except (ProtocolError, WrongOutputError):
+            raise
+        except Exception as error:
+            _log.exception("the model failed")
+            raise ModelFailedError("the model failed on this request") from error
+
+    @staticmethod
+    def _preprocess(transformer: Transforming, tensors: Tensors) -> Tensors:
+        try:
+            return transformer.preprocess(tensors)
         except ValueError as error:  # the contract of a transformer: the client's mistake
             raise SignatureError(str(error)) from error
 
