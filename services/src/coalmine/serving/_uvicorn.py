@@ -11,6 +11,7 @@ from typing import Any
 import uvicorn
 
 from coalmine.serving._app import ServingApp, create_asgi
+from coalmine.serving._collector import settle
 from coalmine.serving._logging import configure_logging
 from coalmine.serving._member import Link
 from coalmine.serving._options import ServeOptions
@@ -24,6 +25,7 @@ def run(options: ServeOptions) -> int:
     """Serve until SIGTERM or SIGINT, then drain; the exit status."""
     configure_logging()
     server = _Server(create_asgi(options, link=Link.inherited()), options)
+    settle()
     if options.processes == 1:
         server.run()
     else:

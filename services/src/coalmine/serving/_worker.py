@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 import logging
 import os
 import signal
@@ -10,6 +9,7 @@ import sys
 import threading
 
 from coalmine.serving._app import ServingApp, create_asgi
+from coalmine.serving._collector import settle
 from coalmine.serving._errors import StartupError
 from coalmine.serving._logging import configure_logging
 from coalmine.serving._member import Link
@@ -34,12 +34,7 @@ def _start() -> ServingApp:
     except Exception:
         logging.getLogger("coalmine.serving").exception("cannot start")
         _exit("coalmine serve: cannot start")
-    # What is alive now lives for ever: the collector need not look at it again.
-    gc.collect()
-    gc.freeze()
-    # A request makes some dozens of objects and no cycles: to look for those every 700 objects, as
-    # is the default, costs more than what is found.
-    gc.set_threshold(20_000, 20, 20)
+    settle()
     return made[0]
 
 
