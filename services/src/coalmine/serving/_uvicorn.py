@@ -38,22 +38,21 @@ class _Server(uvicorn.Server):
     """uvicorn's server, draining before it stops."""
 
     def __init__(self, app: ServingApp, options: ServeOptions) -> None:
-        super().__init__(
-            LimitedConfig(
-                app,
-                max_connections=options.max_connections,
-                receive_timeout=options.receive_timeout,
-                host=options.host,
-                port=options.port,
-                lifespan="on",
-                log_config=None,
-                log_level="warning",
-                access_log=False,
-                server_header=False,
-                timeout_keep_alive=65,
-                timeout_graceful_shutdown=1,  # what is in flight has been waited for already
-            )
+        self._limits = LimitedConfig(
+            app,
+            max_connections=options.max_connections,
+            receive_timeout=options.receive_timeout,
+            host=options.host,
+            port=options.port,
+            lifespan="on",
+            log_config=None,
+            log_level="warning",
+            access_log=False,
+            server_header=False,
+            timeout_keep_alive=65,
+            timeout_graceful_shutdown=1,  # what is in flight has been waited for already
         )
+        super().__init__(self._limits)
         self._app = app
         self._options = options
         self._grpc: Any = None
@@ -66,7 +65,7 @@ class _Server(uvicorn.Server):
         # uvicorn's own handlers wait for its next tick: up to 0.1 s of saying ready after SIGTERM.
         for number in (signal.SIGINT, signal.SIGTERM):
             asyncio.get_running_loop().add_signal_handler(number, self.handle_exit, number, None)
-        self._sweeping = asyncio.create_task(sweep(self))
+        self._sweeping = asyncio.create_task(sweep(self._limits, self.server_state))
         if self._options.grpc_port is not None:
             from coalmine.serving._grpc_aio import start_grpc
 

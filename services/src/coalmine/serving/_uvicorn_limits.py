@@ -7,6 +7,7 @@ from typing import Any, cast
 
 import uvicorn
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
+from uvicorn.server import ServerState
 
 from coalmine.clock import SYSTEM_CLOCK
 
@@ -104,12 +105,11 @@ class LimitedProtocol(HttpToolsProtocol):
         self.transport.close()
 
 
-async def sweep(server: uvicorn.Server) -> None:
+async def sweep(config: LimitedConfig, state: ServerState) -> None:
     """Check all connections every now and then; never returns. It costs a request nothing."""
-    timeout = cast(LimitedConfig, server.config).receive_timeout
     while True:
-        await asyncio.sleep(min(1.0, timeout / _SWEEPS))
+        await asyncio.sleep(min(1.0, config.receive_timeout / _SWEEPS))
         now = SYSTEM_CLOCK.monotonic()
-        for connection in list(server.server_state.connections):
+        for connection in list(state.connections):
             if isinstance(connection, LimitedProtocol):
                 connection.check(now)
