@@ -17,7 +17,7 @@ from coalmine.serving._records_to import settle_records
 def test_every_option_has_its_place() -> None:
     given = [name for options in _GROUPS.values() for name in options]
     fields = {field.name for field in dataclasses.fields(ServeOptions)}
-    assert sorted(given) == sorted(fields - {"model", "also"})
+    assert sorted(given) == sorted(fields - {"model", "also", "predictor"})
 
 
 def test_the_defaults_are_the_options_own_and_survive_a_process() -> None:

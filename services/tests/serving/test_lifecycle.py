@@ -138,7 +138,6 @@ time.sleep(60)
         ("pyvoy", ["--transformer", "math:pi"], "transformer math:pi"),
         ("pyvoy", ["--providers", "abacus"], "providers: abacus"),
         ("pyvoy", ["--require-gpu"], "GPU is required"),
-        ("pyvoy", ["--records", "http://127.0.0.1:9"], "records need a spool"),
         ("uvicorn", ["--transformer", "no.such:Thing"], "transformer no.such:Thing"),
     ],
 )

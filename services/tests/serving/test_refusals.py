@@ -6,6 +6,7 @@ import asyncio
 import random
 import socket
 import struct
+import subprocess
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -185,8 +186,10 @@ def test_nonsense_in_grpc_never_is_internal(toy: Any) -> None:
                 )
 
 
-async def test_frames_that_are_none(start: Any, model_dir: Path, client: httpx.AsyncClient) -> None:
+def test_frames_that_are_none(start: Any, model_dir: Path) -> None:
     url = f"{start(model_dir).url}/inference.GRPCInferenceService/ModelInfer"
+    curl = ["curl", "-sS", "-m", "10", "-D", "-", "-o", "/dev/null", "--data-binary", "@-"]
+    headers = ["-H", "content-type: application/grpc", "-H", "te: trailers"]
     for body, status in (
         (b"", "3"),
         (b"\0\0", "3"),
@@ -194,6 +197,10 @@ async def test_frames_that_are_none(start: Any, model_dir: Path, client: httpx.A
         (struct.pack(">BI", 1, 3) + b"abc", "3"),
         (struct.pack(">BI", 2, 3) + b"abc", "3"),
     ):
-        answer = await client.post(url, content=body, headers={"te": "trailers"})
-        assert answer.status_code == 200
-        assert answer.headers["grpc-status"] == status
+        over_http2 = [*curl, *headers, "--http2-prior-knowledge", url]
+        answer = subprocess.run(over_http2, input=body, capture_output=True, check=True)
+        head = answer.stdout.decode().lower()
+        assert head.startswith("http/2 200")
+        assert f"grpc-status: {status}\r\n" in head
+    over_http1 = subprocess.run([*curl, *headers, url], input=b"", capture_output=True, check=True)
+    assert b" 404 " in over_http1.stdout.splitlines()[0], "which has no trailers"

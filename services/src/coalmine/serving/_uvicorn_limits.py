@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 from typing import Any, cast
 
 import uvicorn
@@ -18,6 +19,7 @@ _HEAD_BYTES = 60 * 1024
 _HEADERS = 100
 _HEAD_SECONDS = 10.0
 _SWEEPS = 4
+_UPGRADE = re.compile(rb"\r\nupgrade[ \t]*:", re.IGNORECASE)
 
 
 class LimitedConfig(uvicorn.Config):
@@ -49,6 +51,8 @@ class LimitedProtocol(HttpToolsProtocol):
 
     def data_received(self, data: bytes) -> None:
         """Count what has come of a head that is not complete."""
+        if b"pgrade" in data[:_HEAD_BYTES] and (self.cycle is None or not self.cycle.more_body):
+            data = _without_upgrade(data)
         super().data_received(data)
         if self._in_head:
             self._head += len(data)
@@ -103,6 +107,16 @@ class LimitedProtocol(HttpToolsProtocol):
             end = b"content-length: 0\r\nconnection: close\r\n\r\n"
             self.transport.write(STATUS_LINE[status] + end)
         self.transport.close()
+
+
+def _without_upgrade(data: bytes) -> bytes:
+    """The data without the offer to change protocols, in the head that it begins with.
+
+    Some clients (Java's, curl's) offer HTTP/2 with every request. A server is free to pass over
+    that, but uvicorn's parser takes the body for the other protocol's, and loses it.
+    """
+    head, end, rest = data.partition(b"\r\n\r\n")
+    return _UPGRADE.sub(b"\r\nx-upgrade:", head) + end + rest
 
 
 async def sweep(config: LimitedConfig, state: ServerState) -> None:
