@@ -139,8 +139,10 @@ def test_a_full_disk_keeps_records_waiting(tmp_path: Path, card: ModelCard) -> N
 
         directory = Path(sys.argv[1])
         card = ModelCard.model_validate_json((directory / "card.json").read_text())
-        inputs = {"features": np.ones((100, 24), np.float32)}
-        outputs = {"label": np.zeros(100, np.int64), "probabilities": np.ones((100, 3), np.float32)}
+        random = np.random.default_rng(1).normal  # nothing that could be written shorter
+        inputs = {"features": random(size=(100, 24)).astype(np.float32)}
+        probabilities = random(size=(100, 3)).astype(np.float32)
+        outputs = {"label": np.zeros(100, np.int64), "probabilities": probabilities}
         hard = resource.getrlimit(resource.RLIMIT_FSIZE)[1]
 
         async def main():
@@ -148,7 +150,7 @@ def test_a_full_disk_keeps_records_waiting(tmp_path: Path, card: ModelCard) -> N
                 directory / "spool", f"sqlite:///{directory}/records.db", card=card,
                 model_version="3", arm="stable",
             )
-            resource.setrlimit(resource.RLIMIT_FSIZE, (64 * 1024, hard))
+            resource.setrlimit(resource.RLIMIT_FSIZE, (56 * 1024, hard))
             await made.start()
             for i in range(4):  # 4 x 11 kB: the spool holds them, the log's journal does not
                 made.emit(InferenceRecord(f"r{i}", 1.0, "v2", 5, inputs, outputs, 200))

@@ -193,5 +193,8 @@ def test_what_is_not_inference_is_kserves_own_application(start: Any, model_dir:
     assert ask("GET", "/v2/models") == (200, {"models": []}), "the repository as it is now"
     assert ask("POST", "/v2/repository/models/toy/load") == (200, {"name": "toy", "load": True})
     assert ask("GET", "/v2/models") == (200, {"models": ["toy"]})
-    assert ask("GET", "/v1/models/toy/nothing") == (404, {"error": "Not Found"})
+    assert ask("GET", "/v1/models/toy/nothing") == (
+        404,
+        {"error": "nothing is at /v1/models/toy/nothing"},
+    )
     assert ask("GET", "/openapi.json")[0] == 200
