@@ -37,7 +37,7 @@ _SEGMENT_BYTES = 8 * 1024**2
 #: What is read and shipped at once: small, so that the shipper's work does not hold the interpreter
 #: for longer than a few milliseconds while predictions wait for it.
 _CHUNK_BYTES = 1024**2
-_CHUNK_ROWS = 4096
+_CHUNK_ROWS = 1024
 
 
 class Chunk(NamedTuple):

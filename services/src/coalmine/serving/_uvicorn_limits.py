@@ -19,6 +19,8 @@ _HEAD_BYTES = 60 * 1024
 _HEADERS = 100
 _HEAD_SECONDS = 10.0
 _SWEEPS = 4
+#: Of a body that are held before the application is asked whether it takes more.
+_BODY_BYTES = 1024**2
 _UPGRADE = re.compile(rb"\r\nupgrade[ \t]*:", re.IGNORECASE)
 
 
@@ -74,9 +76,14 @@ class LimitedProtocol(HttpToolsProtocol):
         super().on_headers_complete()
 
     def on_body(self, body: bytes) -> None:
-        """A refused request has a body too."""
-        if self.cycle is not None:
-            super().on_body(body)
+        """Let the body gather: uvicorn wakes the application, and stops reading, every 64 KB."""
+        cycle = self.cycle
+        if cycle is None or cycle.response_complete:  # a refused request has a body too
+            return
+        cycle.body += body
+        if len(cycle.body) > _BODY_BYTES:
+            self.flow.pause_reading()
+            cycle.message_event.set()
 
     def on_message_complete(self) -> None:
         """A refused request ends too."""

@@ -9,8 +9,8 @@ import sys
 import threading
 
 from coalmine.serving._app import ServingApp, create_asgi
-from coalmine.serving._collector import settle
 from coalmine.serving._errors import StartupError
+from coalmine.serving._interpreter import settle
 from coalmine.serving._logging import configure_logging
 from coalmine.serving._member import Link
 from coalmine.serving._options import OPTIONS_VARIABLE, ServeOptions
