@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import random
+import shutil
 import socket
 import struct
 import subprocess
@@ -186,6 +187,7 @@ def test_nonsense_in_grpc_never_is_internal(toy: Any) -> None:
                 )
 
 
+@pytest.mark.skipif(shutil.which("curl") is None, reason="curl is not installed")
 def test_frames_that_are_none(start: Any, model_dir: Path) -> None:
     url = f"{start(model_dir).url}/inference.GRPCInferenceService/ModelInfer"
     curl = ["curl", "-sS", "-m", "10", "-D", "-", "-o", "/dev/null", "--data-binary", "@-"]
