@@ -1,4 +1,4 @@
-"""pyvoy: HTTP/1.1, HTTP/2 and gRPC on one port, by Envoy with this Python inside.
+"""pyvoy: HTTP/1.1, HTTP/2 and gRPC on one port, by Envoy with this Python inside (`_http1`).
 
 pyvoy's own command runs Envoy as a child, which would survive a killed parent and keep the port.
 Here the process *becomes* Envoy (`exec`), which then imports `_worker`: one process, one id to
@@ -176,8 +176,6 @@ def _bound(config: dict[str, Any], options: ServeOptions) -> None:
     connection = chain["filters"][-1]["typed_config"]
     connection["request_headers_timeout"] = f"{min(_HEAD_SECONDS, options.receive_timeout):g}s"
     connection["request_timeout"] = f"{options.receive_timeout:g}s"
-    # To a method that HTTP has got since, our application says 405. Old tools speak HTTP/1.0.
-    connection["http_protocol_options"] = {"allow_custom_methods": True, "accept_http_10": True}
     connection["common_http_protocol_options"] = {"idle_timeout": "300s"}
     connection["http2_protocol_options"] = {
         "max_concurrent_streams": _STREAMS,
