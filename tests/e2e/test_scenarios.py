@@ -107,8 +107,10 @@ def part(state: Path, name: str) -> dict[str, Any]:
 
 def check_same_answers(gateway: str) -> None:
     """The same windows over HTTP V1, HTTP V2 and gRPC V2, missing readings among them."""
-    telemetry = Fleet(FleetConfig(seed=11, missing_share=0.2)).uploads(3)
+    # Few enough: it is live traffic, and a broken sensor is what more missing readings would be.
+    telemetry = Fleet(FleetConfig(seed=11, missing_share=0.05)).uploads(2)
     arrays = telemetry.raw
+    assert any(np.isnan(array).any() for array in arrays.values())
     headers = {"x-vehicle-id": "7"}  # one vehicle stays on one arm
     rows = [{name: array[row] for name, array in arrays.items()} for row in range(len(telemetry))]
     options = orjson.OPT_SERIALIZE_NUMPY
