@@ -25,7 +25,27 @@ from coalmine.serving._tracing import Tracing
 TRACE = "0af7651916cd43dd8448eb211c80319c"
 PARENT = "b7ad6b7169203331"
 TRACEPARENT = f"00-{TRACE}-{PARENT}-01"
+INFER = "POST /v2/models/{model_name}/infer"
+STEPS = {"preprocess", "predict", "postprocess"}
+#: Of a request to a model with a transformer: its own, two below it, and those of the transformer.
+ALL = 3 + len(STEPS)
 ROWS = {"inputs": [{"name": "features", "datatype": "FP32", "shape": [2, 4], "data": [0.5] * 8}]}
+
+
+HALVING = """
+from coalmine.protocol import TensorSpec
+
+class Halved:
+    inputs = (TensorSpec("double", "FP32", (-1, 4)),)
+
+    def preprocess(self, tensors):
+        if (tensors["double"] == 13).any():
+            raise ValueError("double: thirteen is not a telemetry value")
+        return {"features": tensors["double"] / 2}
+
+    def postprocess(self, tensors):
+        return tensors
+"""
 
 
 class Receiver:
@@ -69,8 +89,8 @@ class Receiver:
     def wait(self, trace: str, count: int) -> dict[str, Span]:
         deadline = time.monotonic() + 20
         while time.monotonic() < deadline:
-            if len(found := self.of(trace)) >= count:
-                return found
+            if sum(span.trace_id.hex() == trace for span in self.spans) >= count:
+                return self.of(trace)
             time.sleep(0.02)
         raise AssertionError(f"{count} spans expected, got {self.of(trace)}")
 
@@ -131,9 +151,9 @@ def test_a_request_is_a_span_under_its_callers(traced: Any, receiver: Receiver) 
     trace, header = traceparent(1 if traced.kind == "pyvoy" else 2)
     answer = infer(traced, 0.5, header, **{"x-request-id": "abc", "tracestate": "vendor=1"})
     assert answer.status_code == 200
-    spans = receiver.wait(trace, 3)
-    assert set(spans) == {"POST /v2/models/{model_name}/infer", "queue", "compute"}
-    server = spans["POST /v2/models/{model_name}/infer"]
+    spans = receiver.wait(trace, ALL)
+    assert set(spans) == {INFER, "queue", "compute", *STEPS}
+    server = spans[INFER]
     assert server.parent_span_id.hex() == PARENT
     assert server.trace_state == "vendor=1"
     assert server.kind == Span.SPAN_KIND_SERVER
@@ -157,8 +177,8 @@ def test_children_lie_within_their_parent_one_after_the_other(
 ) -> None:
     trace, header = traceparent(3 if traced.kind == "pyvoy" else 4)
     assert infer(traced, 0.5, header).status_code == 200
-    spans = receiver.wait(trace, 3)
-    server = spans["POST /v2/models/{model_name}/infer"]
+    spans = receiver.wait(trace, ALL)
+    server = spans[INFER]
     queue, compute = spans["queue"], spans["compute"]
     assert queue.parent_span_id == compute.parent_span_id == server.span_id
     times = [
@@ -174,6 +194,22 @@ def test_children_lie_within_their_parent_one_after_the_other(
     # The transformer slept for 30 ms: that is the model's time, not the queue's.
     assert compute.end_time_unix_nano - compute.start_time_unix_nano >= 30e6
     assert attributes(compute)["coalmine.batch.rows"] == 2
+    preprocess, predict, postprocess = (
+        spans[name] for name in ("preprocess", "predict", "postprocess")
+    )
+    assert {spans[name].parent_span_id for name in STEPS} == {compute.span_id}
+    steps = [
+        compute.start_time_unix_nano,
+        preprocess.start_time_unix_nano,
+        preprocess.end_time_unix_nano,
+        predict.start_time_unix_nano,
+        predict.end_time_unix_nano,
+        postprocess.start_time_unix_nano,
+        postprocess.end_time_unix_nano,
+        compute.end_time_unix_nano,
+    ]
+    assert steps == sorted(steps)
+    assert preprocess.end_time_unix_nano - preprocess.start_time_unix_nano >= 30e6
 
 
 def test_the_same_over_grpc(traced: Any, receiver: Receiver) -> None:
@@ -186,9 +222,9 @@ def test_the_same_over_grpc(traced: Any, receiver: Receiver) -> None:
             tensors[-1].set_data_from_numpy(np.array(array, np.float32))
         client.infer("toy", tensors, headers={"traceparent": header})
         client.is_server_live()  # no inference, no span
-    spans = receiver.wait(trace, 3)
+    spans = receiver.wait(trace, ALL)
     name = "inference.GRPCInferenceService/ModelInfer"
-    assert set(spans) == {name, "queue", "compute"}
+    assert set(spans) == {name, "queue", "compute", *STEPS}
     said = attributes(spans[name])
     assert spans[name].parent_span_id.hex() == PARENT
     assert said["rpc.system.name"] == "grpc"
@@ -219,8 +255,8 @@ def test_a_malformed_parent_is_no_parent(traced: Any, receiver: Receiver, header
     answer = infer(traced, 0.5, header)
     assert answer.status_code == 200
     trace = answer.headers["traceparent"].split("-")[1]
-    spans = receiver.wait(trace, 3)
-    assert not spans["POST /v2/models/{model_name}/infer"].parent_span_id
+    spans = receiver.wait(trace, ALL)
+    assert not spans[INFER].parent_span_id
 
 
 def test_what_is_not_sampled_by_the_caller_is_not_exported(traced: Any, receiver: Receiver) -> None:
@@ -230,14 +266,14 @@ def test_what_is_not_sampled_by_the_caller_is_not_exported(traced: Any, receiver
     assert answer.headers["traceparent"].endswith("-00")
     later, header = traceparent(98 if traced.kind == "pyvoy" else 97)
     infer(traced, 0.5, header)
-    receiver.wait(later, 3)
+    receiver.wait(later, ALL)
     assert not receiver.of(trace)
 
 
 def test_who_sends(traced: Any, receiver: Receiver) -> None:
     trace, header = traceparent(11 if traced.kind == "pyvoy" else 12)
     infer(traced, 0.5, header)
-    receiver.wait(trace, 3)
+    receiver.wait(trace, ALL)
     resource = {
         item.key: item.value.string_value
         for item in receiver.requests[-1].resource_spans[0].resource.attributes
@@ -259,7 +295,51 @@ def test_the_last_spans_are_sent_before_the_end(
     trace, header = traceparent(20)
     assert infer(served, 0.5, header).status_code == 200
     assert served.stop() == 0
-    assert len(receiver.of(trace)) == 3
+    assert len(receiver.of(trace)) == ALL
+
+
+@pytest.mark.parametrize("scheme", ["http", "grpc"])
+def test_a_transformer_of_its_own_and_its_predictor_are_one_trace(
+    start: Any, model_dir: Path, tmp_path: Path, receiver: Receiver, scheme: str
+) -> None:
+    exported = {
+        "OTEL_EXPORTER_OTLP_ENDPOINT": receiver.url,
+        "OTEL_BSP_SCHEDULE_DELAY": "50",
+        "PYTHONPATH": str(tmp_path),
+    }
+    (tmp_path / "halving.py").write_text(HALVING)
+    predictor = start(model_dir, **exported)
+    transformer = start(
+        Path("halving:Halved"),
+        *("--name", "toy", "--predictor", f"{scheme}://127.0.0.1:{predictor.port}"),
+        module="coalmine.serving._transformer_main",
+        **exported,
+    )
+    trace, header = traceparent(30 if scheme == "http" else 31)
+    body = {"inputs": [{**ROWS["inputs"][0], "name": "double"}]}
+    url = f"{transformer.url}/v2/models/toy/infer"
+    answer = httpx.post(url, json=body, headers={"traceparent": header})
+    assert answer.status_code == 200
+    receiver.wait(trace, 4 + 3)
+    ours = answer.headers["traceparent"].split("-")[2]
+    below = {
+        s.name: s
+        for s in receiver.spans
+        if s.trace_id.hex() == trace and s.parent_span_id.hex() == ours
+    }
+    assert set(below) == STEPS
+    assert below["predict"].kind == Span.SPAN_KIND_CLIENT
+    (theirs,) = [s for s in receiver.spans if s.parent_span_id == below["predict"].span_id]
+    assert theirs.kind == Span.SPAN_KIND_SERVER
+    assert theirs.trace_id.hex() == trace
+
+    refused, header = traceparent(32 if scheme == "http" else 33)
+    body["inputs"][0]["data"] = [13.0] * 8
+    assert httpx.post(url, json=body, headers={"traceparent": header}).status_code == 400
+    spans = receiver.wait(refused, 2)
+    assert set(spans) == {INFER, "preprocess"}
+    assert attributes(spans["preprocess"])["error.type"] == "SignatureError"
+    assert spans["preprocess"].status.code == Status.STATUS_CODE_UNSET  # the client's mistake
 
 
 @pytest.mark.parametrize("kind", ["pyvoy", "uvicorn"])

@@ -12,7 +12,17 @@ import numpy as np
 
 from coalmine.protocol import Tensors
 
-__all__ = ["Batch", "Computed", "Outcome", "Ticket", "run_batch"]
+__all__ = ["Batch", "Computed", "Outcome", "Steps", "Ticket", "run_batch"]
+
+
+@dataclass(frozen=True, slots=True)
+class Steps:
+    """When the steps of a model with a transformer began and ended, on the monotonic clock."""
+
+    began: float
+    preprocessed: float
+    predicted: float
+    ended: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,6 +35,9 @@ class Computed:
 
     outputs: Tensors
     """What the client gets."""
+
+    steps: Steps | None = None
+    """None without a transformer."""
 
     def rows(self, start: int, stop: int) -> Computed:
         """The share of some rows."""
@@ -127,9 +140,10 @@ class Batch:
             [ticket.rows for ticket in self.tickets],
         )
         groups = (self.computed.features, self.computed.predictions, self.computed.outputs)
-        return Computed(
-            *({name: array[chosen] for name, array in tensors.items()} for tensors in groups)
+        features, predictions, outputs = (
+            {name: array[chosen] for name, array in tensors.items()} for tensors in groups
         )
+        return Computed(features, predictions, outputs, self.computed.steps)
 
 
 def run_batch(compute: Callable[[Tensors], Computed], tickets: Sequence[Ticket]) -> list[Batch]:

@@ -23,7 +23,7 @@ from coalmine.protocol import (
 )
 from coalmine.records import RecordEmitter
 from coalmine.serving._asgi import Headers
-from coalmine.serving._batch import Batch, Computed, Outcome
+from coalmine.serving._batch import Batch, Computed, Outcome, Steps
 from coalmine.serving._batcher import Batcher, BatchLimits
 from coalmine.serving._delivery import Request, deliver
 from coalmine.serving._errors import ModelFailedError, ModelLoadError, WrongOutputError
@@ -52,6 +52,7 @@ class _Compute:
 
     model: Runnable
     transformer: Transforming | None
+    clock: Clock
 
     def __call__(self, tensors: Tensors) -> Computed:
         try:
@@ -60,10 +61,14 @@ class _Compute:
                 return Computed(tensors, predictions, predictions)
             # Overflow and division by zero in it give inf and NaN, not warnings in a log.
             with np.errstate(all="ignore"):
+                began = self.clock.monotonic()
                 features = self._preprocess(self.transformer, tensors)
+                preprocessed = self.clock.monotonic()
                 predictions = self.model.run(features)
+                predicted = self.clock.monotonic()
                 outputs = self.transformer.postprocess(dict(predictions))
-            return Computed(features, predictions, outputs)
+            steps = Steps(began, preprocessed, predicted, self.clock.monotonic())
+            return Computed(features, predictions, outputs, steps)
         except (ProtocolError, WrongOutputError):
             raise
         except Exception as error:
@@ -121,7 +126,7 @@ class Servable:
             spec.name: np.empty((0, *(max(n, 0) for n in spec.shape[1:])), dtype=spec.dtype)
             for spec in self.signature.outputs
         }
-        self._compute = _Compute(model, transformer)
+        self._compute = _Compute(model, transformer, clock)
         specs = (*seen.inputs, *model.signature.inputs)
         laned = model if isinstance(model, Laned) else None
         if laned and laned.max_batch_rows:

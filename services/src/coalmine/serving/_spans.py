@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any
 
 from coalmine.clock import Clock
+from coalmine.protocol import ProtocolError
 from coalmine.serving._asgi import Headers, Message, Scope, Send
 
 if TYPE_CHECKING:
@@ -15,7 +18,7 @@ if TYPE_CHECKING:
     from coalmine.serving._batch import Batch
     from coalmine.serving._delivery import Request
 
-__all__ = ["RequestSpan", "current_span", "outgoing_trace"]
+__all__ = ["RequestSpan", "current_span", "span_of_step"]
 
 #: The span of the request that this task answers; None when nothing is traced.
 current_span: ContextVar[RequestSpan | None] = ContextVar("current_span", default=None)
@@ -37,10 +40,18 @@ _ECHOED = {
 }
 
 
-def outgoing_trace() -> dict[str, str]:
-    """Headers that make what another server does for this request part of its trace."""
-    span = current_span.get()
-    return {} if span is None else span.headers()
+@contextmanager
+def span_of_step(name: str, *, elsewhere: bool = False) -> Iterator[dict[str, str]]:
+    """A span below the request's around one step of it; nothing where nothing is traced.
+
+    Gives the headers that make what another server does in it (`elsewhere`) part of the trace.
+    """
+    request = current_span.get()
+    if request is None:
+        yield {}
+        return
+    with request.step(name, elsewhere=elsewhere) as headers:
+        yield headers
 
 
 class RequestSpan:
@@ -77,12 +88,26 @@ class RequestSpan:
 
     def headers(self) -> dict[str, str]:
         """`traceparent` and `tracestate` for those who work for this request."""
-        from opentelemetry.trace import set_span_in_context
-        from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
+        return _headers(self._span)
 
-        carrier: dict[str, str] = {}
-        TraceContextTextMapPropagator().inject(carrier, set_span_in_context(self._span))
-        return carrier
+    @contextmanager
+    def step(self, name: str, *, elsewhere: bool) -> Iterator[dict[str, str]]:
+        """A span below this one while the block runs; its headers, for another server."""
+        from opentelemetry.trace import SpanKind, set_span_in_context
+
+        span = self._tracer.start_span(
+            name,
+            set_span_in_context(self._span),
+            kind=SpanKind.CLIENT if elsewhere else SpanKind.INTERNAL,
+            start_time=_nanoseconds(self._clock),
+        )
+        try:
+            yield _headers(span) if elsewhere else {}
+        except BaseException as error:
+            _blame(span, error)
+            raise
+        finally:
+            span.end(_nanoseconds(self._clock))
 
     def watching(self, send: Send) -> Send:
         """ASGI's send, noting the status and adding `traceparent` to the response."""
@@ -106,7 +131,8 @@ class RequestSpan:
     def computed(self, request: Request, batch: Batch | None) -> None:
         """Note what the model did, just now, as spans below this one.
 
-        "queue" until a runner took the request, "compute" until the answer was here.
+        "queue" until a runner took the request, "compute" until the answer was here; below that the
+        steps of a model with a transformer: "preprocess", "predict", "postprocess".
         """
         if batch is None or not self._span.is_recording():
             return
@@ -117,7 +143,17 @@ class RequestSpan:
         taken = min(end, self._submitted + int((batch.started - request.since) * 1e9))
         self._tracer.start_span("queue", below, start_time=self._submitted).end(taken)
         rows = {"coalmine.batch.rows": batch.rows}
-        self._tracer.start_span("compute", below, attributes=rows, start_time=taken).end(end)
+        compute = self._tracer.start_span("compute", below, attributes=rows, start_time=taken)
+        if batch.computed is not None and (steps := batch.computed.steps) is not None:
+            below = set_span_in_context(compute)
+            times = [
+                min(end, taken + int((at - batch.started) * 1e9))
+                for at in (steps.began, steps.preprocessed, steps.predicted, steps.ended)
+            ]
+            for number, name in enumerate(("preprocess", "predict", "postprocess")):
+                step = self._tracer.start_span(name, below, start_time=times[number])
+                step.end(times[number + 1])
+        compute.end(end)
 
     def failed(self, error: BaseException) -> None:
         """Note that the request was not answered at all."""
@@ -157,6 +193,24 @@ class RequestSpan:
 
         self._span.set_attribute("error.type", kind)
         self._span.set_status(StatusCode.ERROR)
+
+
+def _headers(span: Span) -> dict[str, str]:
+    from opentelemetry.trace import set_span_in_context
+    from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
+
+    carrier: dict[str, str] = {}
+    TraceContextTextMapPropagator().inject(carrier, set_span_in_context(span))
+    return carrier
+
+
+def _blame(span: Span, error: BaseException) -> None:
+    """Note what ended a step; what the client did wrong is no error of the step's."""
+    from opentelemetry.trace import StatusCode
+
+    span.set_attribute("error.type", type(error).__qualname__)
+    if not isinstance(error, ProtocolError):
+        span.set_status(StatusCode.ERROR)
 
 
 def _describe(path: str, scope: Scope, headers: Headers) -> tuple[str, dict[str, Any]]:

@@ -13,6 +13,7 @@ import numpy as np
 from coalmine.clock import SYSTEM_CLOCK, Clock
 from coalmine.protocol import ProtocolError, Signature, SignatureError, Tensors
 from coalmine.serving._errors import ModelFailedError, PredictorUnavailableError
+from coalmine.serving._spans import span_of_step
 from coalmine.serving._transform import Transforming, client_signature
 from coalmine.serving._transformer_options import PredictorOptions
 from coalmine.serving._transformer_remote import (
@@ -108,20 +109,23 @@ class Chain:
         SignatureError for what cannot be transformed; ModelFailedError if the transformer breaks;
         else the predictor's own errors (`_transformer_remote.failure`).
         """
-        features = await self._call(self._preprocess, tensors, rows)
-
-        async def attempt(left: float) -> Answer:
-            return await self._client.infer(
-                features, self._described, headers=headers, timeout=left
-            )
-
+        with span_of_step("preprocess"):
+            features = await self._call(self._preprocess, tensors, rows)
         limit = self._options.timeout
-        answer = await again(
-            attempt,
-            retries=self._options.retries,
-            timeout=limit if timeout is None else min(limit, timeout),
-        )
-        outputs = await self._call(self._postprocess, answer.outputs, rows)
+        with span_of_step("predict", elsewhere=True) as trace:
+
+            async def attempt(left: float) -> Answer:
+                return await self._client.infer(
+                    features, self._described, headers={**headers, **trace}, timeout=left
+                )
+
+            answer = await again(
+                attempt,
+                retries=self._options.retries,
+                timeout=limit if timeout is None else min(limit, timeout),
+            )
+        with span_of_step("postprocess"):
+            outputs = await self._call(self._postprocess, answer.outputs, rows)
         return Chained(features, answer.outputs, outputs, answer.headers)
 
     def knows(self, described: Described) -> bool:

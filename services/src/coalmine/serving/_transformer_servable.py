@@ -12,7 +12,6 @@ from coalmine.serving._delivery import Request
 from coalmine.serving._errors import DeadlineError
 from coalmine.serving._servable import Servable
 from coalmine.serving._source import made_up_card
-from coalmine.serving._spans import outgoing_trace
 from coalmine.serving._transformer_chain import Chain, Chained, forwarded
 from coalmine.serving._transformer_exchange import Exchange
 
@@ -71,7 +70,7 @@ class RemoteServable(Servable):
         self, tensors: Tensors, rows: int, identifier: str, *, timeout: float | None = None
     ) -> Chained:
         exchange = Exchange.current()
-        headers = forwarded(exchange.texts(), request_id=identifier) | outgoing_trace()
+        headers = forwarded(exchange.texts(), request_id=identifier)
         chained = await self.chain.run(tensors, rows=rows, headers=headers, timeout=timeout)
         exchange.answered.update(chained.headers)
         return chained
