@@ -31,6 +31,16 @@ def test_minimal_file_gets_defaults(tmp_path: Path) -> None:
     assert service.retraining is None
 
 
+def test_a_model_says_what_it_runs_on(tmp_path: Path) -> None:
+    text = (
+        "name: m\nmodel: {uri: 'file:m', threads: 0, providers: [cuda, cpu], require_gpu: true}\n"
+    )
+    model = load_service(write(tmp_path, text)).model
+    assert (model.threads, model.providers, model.require_gpu) == (0, ("cuda", "cpu"), True)
+    plain = load_service(write(tmp_path, MINIMAL)).model
+    assert (plain.threads, plain.providers, plain.require_gpu) == (1, ("cpu",), False)
+
+
 def test_durations_and_sizes_have_units(tmp_path: Path) -> None:
     text = (
         MINIMAL + "routing: {timeout: 1500ms}\nlimits: {max_body: 8MiB}\nrollout: {cooldown: 2h}\n"
@@ -55,7 +65,8 @@ def test_every_mistake_is_told_with_line_key_found_and_allowed(tmp_path: Path) -
     )
     path = tmp_path / "coalmine.yaml"
     assert any(line.startswith(f"{path}:1: name:") and "'Bad_Name'" in line for line in lines)
-    assert f"{path}:2: model.thread: is not a known key; allowed here: threads, uri" in lines
+    allowed = "providers, require_gpu, threads, uri"
+    assert f"{path}:2: model.thread: is not a known key; allowed here: {allowed}" in lines
     assert any(
         line.startswith(f"{path}:4: routing.timeout:") and "500ms" in line and "8 parsec" in line
         for line in lines
@@ -74,6 +85,13 @@ def test_every_mistake_is_told_with_line_key_found_and_allowed(tmp_path: Path) -
         (MINIMAL + "features: [{name: a}, {name: a}]\n", "listed more than once: a"),
         (MINIMAL + "features: [{name: a, range: [3, 2]}]\n", "the lower limit comes first"),
         (MINIMAL + "transformer: not-a-path\n", "transformer"),
+        ("name: m\nmodel: {uri: 'file:m', threads: -1}\n", "model.threads"),
+        ("name: m\nmodel: {uri: 'file:m', providers: [gpu]}\n", "model.providers"),
+        ("name: m\nmodel: {uri: 'file:m', providers: []}\n", "model.providers"),
+        ("name: m\nmodel: {uri: 'file:m', providers: [cuda, cuda]}\n", "name each only once"),
+        ("name: m\nmodel: {uri: 'file:m', require_gpu: true}\n", "needs a GPU among `providers`"),
+        (MINIMAL + "routing: {timeout: .inf}\n", "routing.timeout"),
+        (MINIMAL + "routing: {timeout: .nan}\n", "routing.timeout"),
         ("name: m\nmodel: {uri: 'http://x'}\n", "model.uri"),
     ],
 )

@@ -6,12 +6,14 @@ import dataclasses
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from coalmine.serving import ServeOptions, StartupError, serve
 from coalmine.serving.__main__ import _GROUPS, _parser, main
 from coalmine.serving._records_to import settle_records
+from coalmine.serving._transformer_main import options_of
 
 
 def test_every_option_has_its_place() -> None:
@@ -38,11 +40,22 @@ def test_help_shows_groups_and_examples() -> None:
 
 MISTAKES = {
     "": "required: [NAME=]MODEL",
-    "m.onnx --port x": "--port: 'x' is not a port, 0 to 65535",
-    "m.onnx --port 65536": "is not a port",
-    "m.onnx --max-queue-rows 0": "--max-queue-rows: '0' is not a whole number, 1 or more",
+    "m.onnx --port x": "--port: 'x' is not a whole number from 0 to 65535",
+    "m.onnx --port 65536": "is not a whole number from 0 to 65535",
+    "m.onnx --grpc-port 0": "--grpc-port: '0' is not a whole number from 1 to 65535",
+    "m.onnx --max-queue-rows 0": "--max-queue-rows: '0' is not a whole number from 1",
+    "m.onnx --processes 1000000": "--processes: '1000000' is not a whole number from 1 to 1024",
+    "m.onnx --threads -1": "--threads: '-1' is not a whole number from 0 to 1024",
+    "m.onnx --max-body 1e6": "--max-body: '1e6' is not a whole number",
+    "m.onnx --request-timeout 0": "--request-timeout: '0' is not a number of seconds above 0",
+    "m.onnx --request-timeout -0.5": "--request-timeout: '-0.5' is not a number of seconds above 0",
+    "m.onnx --request-timeout nan": "--request-timeout: 'nan' is not a number of seconds above 0",
+    "m.onnx --request-timeout 1e300": "--request-timeout: '1e300' is not a number of seconds",
+    "m.onnx --receive-timeout inf": "--receive-timeout: 'inf' is not a number of seconds",
     "m.onnx --drain -1": "--drain: '-1' is not a number of seconds",
     "m.onnx --drain nan": "is not a number of seconds",
+    "m.onnx --providers cuda,gpu": "--providers: 'cuda,gpu': each once, of: tensorrt, cuda, cpu",
+    "m.onnx --providers cpu,cpu": "--providers: 'cpu,cpu': each once",
     "m.onnx --arm blue": "choose from 'stable', 'canary'",
     "m.onnx --rec off": "unrecognized arguments: --rec",
 }
@@ -61,6 +74,58 @@ def test_a_mistake_is_one_line_and_a_hint(
     assert said[0].startswith("coalmine serve: ")
     assert MISTAKES[line] in said[0]
     assert said[1] == "coalmine serve --help lists all options"
+
+
+TRANSFORM = ["a:B", "--name", "m", "--predictor", "http://127.0.0.1:9"]
+
+
+@pytest.mark.parametrize(
+    ("option", "value"),
+    [
+        ("--predictor-timeout", "nan"),
+        ("--predictor-retries", "-1"),
+        ("--workers", "0"),
+        ("--max-body", "0"),
+        ("--request-timeout", "-1"),
+        ("--drain", "1e12"),
+        ("--arm", "blue"),
+    ],
+)
+def test_a_transformers_options_are_checked_alike(
+    option: str, value: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as caught:
+        options_of([*TRANSFORM, option, value])
+    assert caught.value.code == 2
+    said, hint = capsys.readouterr().err.splitlines()
+    assert said.startswith("coalmine transform: ")
+    assert option in said
+    assert f"'{value}'" in said
+    assert hint == "coalmine transform --help lists all options"
+
+
+def test_a_transformers_limits_are_the_servers() -> None:
+    options = options_of([*TRANSFORM, "--max-connections", "7", "--request-timeout", "2.5"])
+    assert (options.max_connections, options.request_timeout) == (7, 2.5)
+    assert options.receive_timeout == ServeOptions(model="m").receive_timeout
+
+
+NUMBERS = [
+    field.name
+    for field in dataclasses.fields(ServeOptions)
+    if str(field.type).removesuffix(" | None") in ("int", "float")
+]
+
+
+@pytest.mark.parametrize("name", NUMBERS)
+@pytest.mark.parametrize("value", [-1, float("nan"), float("inf"), 2**70, True])
+def test_numbers_given_in_python_are_checked_as_those_of_the_command_line(
+    name: str, value: float, capsys: pytest.CaptureFixture[str]
+) -> None:
+    wrong: dict[str, Any] = {name: value}
+    assert serve(ServeOptions(model="m.onnx", **wrong)) == 1
+    (said,) = capsys.readouterr().err.splitlines()
+    assert said.startswith(f"coalmine serve: --{name.replace('_', '-')}: {value!r} is not a ")
 
 
 NONSENSE = {

@@ -7,10 +7,18 @@ import dataclasses
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NoReturn, get_args
+from typing import Any, get_args
 
 from coalmine.arms import Arm
-from coalmine.serving._options import InlineKindName, NonFiniteKind, ServeOptions, ServerKind
+from coalmine.serving._arguments import Parser, number
+from coalmine.serving._bounds import BOUNDS
+from coalmine.serving._options import (
+    InlineKindName,
+    NonFiniteKind,
+    ProviderName,
+    ServeOptions,
+    ServerKind,
+)
 from coalmine.serving._serve import serve
 
 __all__ = ["main"]
@@ -62,7 +70,7 @@ _GROUPS: dict[str, dict[str, str]] = {
         "max_concurrency": "requests at once; more are answered 429",
         "max_queue_rows": "rows waiting for the model; more are answered 503",
         "max_queue_bytes": "bytes of requests waiting for the model; more are answered 503",
-        "request_timeout": "seconds a request may take (default: as the client says)",
+        "request_timeout": "seconds a request may take (default: as the client says, or any)",
         "drain": "seconds that requests in flight have to finish after SIGTERM",
     },
     "batching": {
@@ -95,50 +103,22 @@ _CHOICES = {
 }
 
 
-def _number(
-    convert: Callable[[str], Any], *, least: float, most: float, what: str
-) -> Callable[[str], Any]:
-    def parse(text: str) -> Any:
-        try:
-            number = convert(text)
-        except ValueError:
-            number = None
-        if number is None or not least <= number <= most:
-            raise argparse.ArgumentTypeError(f"{text!r} is not {what}")
-        return number
-
-    return parse
+def _providers(text: str) -> tuple[str, ...]:
+    allowed = get_args(ProviderName)
+    named = tuple(word.strip() for word in text.split(","))
+    if not set(named) <= set(allowed) or len(set(named)) < len(named):
+        raise argparse.ArgumentTypeError(f"{text!r}: each once, of: {', '.join(allowed)}")
+    return named
 
 
-_MOST = float(2**62)
-_count = _number(int, least=1, most=_MOST, what="a whole number, 1 or more")
-_seconds = _number(float, least=0, most=_MOST, what="a number of seconds, 0 or more")
-_from_zero = _number(int, least=0, most=_MOST, what="a whole number, 0 or more")
-_port = _number(int, least=0, most=65535, what="a port, 0 to 65535")
-_BY_ANNOTATION = {
-    "int": _count,
-    "int | None": _count,
-    "float": _seconds,
-    "float | None": _seconds,
-}
 _TYPES: dict[str, Callable[[str], Any]] = {
     "artefact": Path,
     "model_cache": Path,
     "spool": Path,
     "tensorrt_cache": Path,
-    "threads": _from_zero,
-    "device": _from_zero,
-    "gpu_memory_limit": _from_zero,
-    "port": _port,
-    "grpc_port": _port,
-    "providers": lambda text: tuple(text.split(",")),
+    "providers": _providers,
+    **{name: number(name) for name in BOUNDS},
 }
-
-
-class _Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> NoReturn:
-        """One line, as every error of the server, and where to read more."""
-        self.exit(2, f"{self.prog}: {message}\n{self.prog} --help lists all options\n")
 
 
 class _Formatter(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescriptionHelpFormatter):
@@ -154,7 +134,7 @@ class _Formatter(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescription
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = _Parser(
+    parser = Parser(
         prog="coalmine serve",
         description="Serve models on KServe's protocols: HTTP V1 and V2, gRPC V2; metrics at "
         "/metrics of the same port.",
@@ -172,7 +152,7 @@ def _parser() -> argparse.ArgumentParser:
             if field.type == "bool":
                 group.add_argument(flag, action="store_true", help=text)
                 continue
-            kind = _TYPES.get(name) or _BY_ANNOTATION.get(str(field.type), str)
+            kind = _TYPES.get(name, str)
             metavar = None if name in _CHOICES else _metavar(name, str(field.type))
             group.add_argument(
                 flag,

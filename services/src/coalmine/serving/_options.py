@@ -15,6 +15,7 @@ __all__ = [
     "OPTIONS_VARIABLE",
     "InlineKindName",
     "NonFiniteKind",
+    "ProviderName",
     "ServeOptions",
     "ServerKind",
     "where",
@@ -28,6 +29,7 @@ HTTP1_VARIABLE = "COALMINE_SERVE_HTTP1"
 
 ServerKind = Literal["pyvoy", "uvicorn"]
 InlineKindName = Literal["auto", "always", "never"]
+ProviderName = Literal["tensorrt", "cuda", "cpu"]
 #: `coalmine.protocol.NonFinite`, whose import costs numpy.
 NonFiniteKind = Literal["missing", "allow", "reject"]
 

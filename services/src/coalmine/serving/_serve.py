@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from dataclasses import replace
 
+from coalmine.serving._bounds import violations
 from coalmine.serving._errors import StartupError
 from coalmine.serving._options import ServeOptions
 from coalmine.serving._ports import free_port
@@ -31,7 +32,8 @@ def serve(options: ServeOptions) -> int:
             print(f"http://{options.host}:{port}", flush=True)
         return run_one(replace(options, port=port))
     except StartupError as error:
-        print(f"coalmine serve: {error}", file=sys.stderr, flush=True)
+        command = "serve" if options.predictor is None else "transform"
+        print(f"coalmine {command}: {error}", file=sys.stderr, flush=True)
         return 1
 
 
@@ -47,10 +49,10 @@ def run_one(options: ServeOptions) -> int:
 
 
 def _check(options: ServeOptions) -> None:
-    """StartupError for options that make no sense together."""
+    """StartupError for options that make no sense, alone or together."""
+    for said in violations(options):
+        raise StartupError(said)
     if options.server == "pyvoy" and options.grpc_port is not None:
         raise StartupError("--grpc-port is for uvicorn; pyvoy has gRPC on its only port")
     if options.server == "uvicorn" and options.grpc_port and options.grpc_port == options.port:
         raise StartupError("--grpc-port and --port are the same; uvicorn needs two")
-    if options.processes < 1:
-        raise StartupError("--processes must be at least 1")

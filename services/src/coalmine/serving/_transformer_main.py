@@ -7,10 +7,13 @@ container (`--model_name`, `--predictor_host`, ...), so that the same image does
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import sys
 from pathlib import Path
 
 from coalmine.arms import Arm
+from coalmine.serving._arguments import Parser, number
+from coalmine.serving._bounds import BOUNDS
 from coalmine.serving._errors import StartupError
 from coalmine.serving._options import ServeOptions
 from coalmine.serving._serve import serve
@@ -24,8 +27,19 @@ _EPILOG = (
 )
 
 
+#: Options of any server, with what a transformer's own are to be told of them.
+_LIMITS = {
+    "max_body": "bytes of one request; more is answered 413",
+    "max_concurrency": "requests at once; more are answered 429",
+    "max_connections": "connections at once, of each process",
+    "receive_timeout": "seconds in which a request must have come as a whole",
+    "request_timeout": "seconds a request may take (default: as the client says, or any)",
+    "drain": "seconds that requests in flight have to finish after SIGTERM",
+}
+
+
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="coalmine transform",
         description="Serve a transformer over HTTP (V1, V2) and gRPC, in front of a predictor.",
         epilog=_EPILOG,
@@ -45,22 +59,31 @@ def _parser() -> argparse.ArgumentParser:
     )  # fmt: skip
     add("--predictor_use_ssl", type=_boolean, default=False, metavar="true|false",
         help="with --predictor_host: TLS")  # fmt: skip
-    add("--predictor-timeout", "--predictor_request_timeout_seconds", type=float, default=60.0,
-        metavar="SECONDS", help="for one request to the predictor (default: 60)")  # fmt: skip
-    add("--predictor-retries", "--predictor_request_retries", type=int, default=0, metavar="N",
+    add("--predictor-timeout", "--predictor_request_timeout_seconds",
+        type=number("predictor_timeout"), default=60.0, metavar="SECONDS",
+        help="for one request to the predictor (default: 60)")  # fmt: skip
+    add("--predictor-retries", "--predictor_request_retries", type=number("predictor_retries"),
+        default=0, metavar="N",
         help="how often to ask again if it refuses the connection or answers 503")  # fmt: skip
     add("--host", help="address to listen on (default: 127.0.0.1; with --predictor_host 0.0.0.0)")
-    add("--port", "--http_port", type=int, default=8080, help="port to listen on (default: 8080)")
-    add("--grpc-port", "--grpc_port", type=int, help="gRPC on a port of its own, by uvicorn; "
-        "without it gRPC is on --port")  # fmt: skip
+    add("--port", "--http_port", type=number("port"), default=8080, metavar="PORT",
+        help="port to listen on; 0 for any free one (default: 8080)")  # fmt: skip
+    add("--grpc-port", "--grpc_port", type=number("grpc_port"), metavar="PORT",
+        help="gRPC on a port of its own, by uvicorn; without it gRPC is on --port"
+    )  # fmt: skip
     add("--server", choices=("pyvoy", "uvicorn"), help="default: pyvoy; uvicorn with --grpc-port")
-    add("--processes", "--workers", type=int, default=1, help="server processes (default: 1)")
-    add("--arm", type=Arm, default=Arm.STABLE, help="role of this version, until a predictor of "
-        "ours says its own")  # fmt: skip
+    add("--processes", "--workers", type=number("processes"), default=1, metavar="N",
+        help="server processes that share the port (default: 1)")  # fmt: skip
+    add("--arm", choices=tuple(map(str, Arm)), default=Arm.STABLE, metavar="ARM",
+        help=f"{', '.join(Arm)}: role of this version, until a predictor of ours says its own"
+    )  # fmt: skip
     add("--version", help="version of the model (default: the predictor's)")
-    add("--max-body", type=int, default=16 * 1024**2, help="bytes of one request")
-    add("--max-concurrency", type=int, default=1024, help="requests at once")
-    add("--drain", type=float, default=3.5, help="seconds for requests in flight after SIGTERM")
+    defaults = {field.name: field.default for field in dataclasses.fields(ServeOptions)}
+    for option, text in _LIMITS.items():
+        default = defaults[option]
+        said = text if default is None else f"{text} (default: {default})"
+        add(f"--{option.replace('_', '-')}", type=number(option), default=default,
+            metavar="N" if BOUNDS[option].whole else "SECONDS", help=said)  # fmt: skip
     return parser
 
 
@@ -96,15 +119,13 @@ def options_of(arguments: list[str]) -> ServeOptions:
         port=given.port,
         grpc_port=given.grpc_port,
         processes=given.processes,
-        arm=given.arm,
+        arm=Arm(given.arm),
         version=given.version,
         transformer=given.transformer,
         artefact=given.artefact,
         predictor=predictor,
         server=given.server or ("pyvoy" if given.grpc_port is None else "uvicorn"),
-        max_body=given.max_body,
-        max_concurrency=given.max_concurrency,
-        drain=given.drain,
+        **{option: getattr(given, option) for option in _LIMITS},
     )
 
 

@@ -9,6 +9,8 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from coalmine.spec._units import DottedPath, Duration, HeaderName, Name, Size
 
+Provider = Literal["tensorrt", "cuda", "cpu"]
+
 
 class _Spec(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -21,8 +23,23 @@ class ModelSpec(_Spec):
     """`models:/name@alias` or `models:/name/3` (the service's own registry); `file:` and a model
     directory; or one that is elsewhere: `s3://`, `gs://`, `hf://` or `http(s)://`."""
 
-    threads: Annotated[int, Field(ge=1)] = 1
-    """ONNX Runtime threads of one server; one suits small models, and leaves cores to others."""
+    threads: Annotated[int, Field(ge=0, le=1024)] = 1
+    """ONNX Runtime threads of one server; one suits small models, and leaves cores to others. 0:
+    all the CPUs that affinity and the container's quota leave."""
+
+    providers: Annotated[tuple[Provider, ...], Field(min_length=1)] = ("cpu",)
+    """What ONNX Runtime may run the network on, in the order to try."""
+
+    require_gpu: bool = False
+    """Whether a server that would end on the CPU does not start."""
+
+    @model_validator(mode="after")
+    def _check(self) -> ModelSpec:
+        if len(set(self.providers)) < len(self.providers):
+            raise ValueError(f"providers: {', '.join(self.providers)}: name each only once")
+        if self.require_gpu and set(self.providers) == {"cpu"}:
+            raise ValueError("`require_gpu` needs a GPU among `providers`: [cuda, cpu]")
+        return self
 
 
 class FeatureSpec(_Spec):

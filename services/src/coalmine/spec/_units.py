@@ -34,7 +34,7 @@ def _parse_size(value: Any) -> Any:
 Duration = Annotated[
     float,
     BeforeValidator(_parse_duration),
-    Field(ge=0),
+    Field(ge=0, allow_inf_nan=False),
     WithJsonSchema({"type": ["string", "number"], "examples": ["500ms", "10s", "5m", "2h", "1d"]}),
 ]
 Size = Annotated[

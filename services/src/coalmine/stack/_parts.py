@@ -91,6 +91,7 @@ class Parts:
             "--records": f"{url(self.ports.control)}/collector",
             "--spool": self.state.spool(arm.value).absolute(),
             "--threads": self.service.model.threads,
+            "--providers": ",".join(self.service.model.providers),
             "--max-body": limits.max_body,
             "--max-concurrency": limits.max_concurrency,
             "--max-queue-rows": limits.max_queue_rows,
@@ -99,6 +100,8 @@ class Parts:
         if self.service.transformer is not None:
             options["--transformer"] = self.service.transformer
         arguments = [str(word) for pair in options.items() for word in pair]
+        if self.service.model.require_gpu:
+            arguments.append("--require-gpu")
         return self._spec(
             arm.value,
             (sys.executable, "-m", "coalmine.serving", str(model.path), *arguments),

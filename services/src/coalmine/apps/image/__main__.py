@@ -6,12 +6,14 @@ import argparse
 import sys
 from pathlib import Path
 
-from coalmine.apps.image._network import write_network
+from coalmine.apps.image import SERVICE_FILE, write_network
 
 _SERVE = """{path} written. Serve tensors, or pictures (JPEG and PNG as BYTES):
   python -m coalmine.serving {directory} --name image --providers cuda,cpu
   python -m coalmine.serving {directory} --name image --providers cuda,cpu \\
-    --transformer coalmine_transformers.image:ImageTransformer"""
+    --transformer coalmine_transformers.image:ImageTransformer
+Or the whole loop around it; `model.uri` there is file:image-model, beside which it is started:
+  coalmine up {service_file}"""
 
 
 def main() -> int:
@@ -31,7 +33,7 @@ def main() -> int:
     except OSError as error:
         print(error, file=sys.stderr)
         return 1
-    print(_SERVE.format(path=path, directory=arguments.directory))
+    print(_SERVE.format(path=path, directory=arguments.directory, service_file=SERVICE_FILE))
     return 0
 
 
