@@ -9,10 +9,13 @@ import pytest
 
 from coalmine.arms import Arm
 from coalmine.rollout import (
+    Evidence,
     EvidenceUnavailable,
     Measured,
     MeasuredBlock,
+    Policy,
     Window,
+    decide,
     parse_measured,
     select,
 )
@@ -65,27 +68,70 @@ def test_stable_of_another_version_is_no_comparison() -> None:
     assert times(block(12.0, "stable", "2"), block(12.0, "canary", CANDIDATE)) == []
 
 
-def test_slow_is_what_stable_is_seldom() -> None:
-    stable = block(12.0, "stable", STABLE, requests=100, latency_counts=(60, 36, 4))
-    canary = block(12.0, "canary", CANDIDATE, latency_counts=(2, 3, 5))
-    measured = Measured(
-        evaluated_to=50.0, latency_edges_us=(1000.0, 2000.0), blocks=(stable, canary)
-    )
-    evidence = select(measured, windows=(WINDOW,), candidate=CANDIDATE, stable=STABLE, block_s=1.0)
-    assert evidence.slow_edge_us == 2000.0
-    assert evidence.blocks[0].candidate.slow == 5
-    assert evidence.blocks[0].stable.slow == 4
+def evidence_of(*blocks: MeasuredBlock, window: Window = WINDOW) -> Evidence:
+    measured = Measured(evaluated_to=50.0, latency_edges_us=(1000.0, 2000.0, 4000.0), blocks=blocks)
+    return select(measured, windows=(window,), candidate=CANDIDATE, stable=STABLE, block_s=1.0)
+
+
+FIRST = block(11.0, "stable", STABLE, requests=300, latency_counts=(180, 110, 9, 1))
+
+
+def test_slow_is_what_stable_is_seldom_and_its_tail_what_it_hardly_ever_is() -> None:
+    later = {"latency_counts": (2, 3, 4, 1)}
+    found = evidence_of(FIRST, *both(11.0, **later)[1:], *both(12.0, **later)[1:],
+                        block(12.0, "stable", STABLE, latency_counts=(5, 3, 1, 1)))  # fmt: skip
+    assert (found.slow_edge_us, found.tail_edge_us) == (2000.0, 4000.0)
+    assert [(b.candidate.slow, b.candidate.tail) for b in found.blocks] == [(None, None), (5, 1)]
+    assert (found.blocks[1].stable.slow, found.blocks[1].stable.tail) == (2, 1)
+
+
+def test_before_stable_had_enough_requests_nothing_is_known_of_slow_ones() -> None:
+    few = block(11.0, "stable", STABLE, requests=299, latency_counts=(290, 9, 0, 0))
+    found = evidence_of(few, block(11.0, "canary", CANDIDATE, latency_counts=(2, 3, 5, 0)))
+    assert found.slow_edge_us is None
+    assert found.blocks[0].candidate.slow is None
 
 
 def test_latency_beyond_all_edges_tells_no_slow_from_slower() -> None:
-    stable = block(12.0, "stable", STABLE, latency_counts=(0, 0, 10))
-    measured = Measured(
-        evaluated_to=50.0,
-        latency_edges_us=(1000.0, 2000.0),
-        blocks=(stable, block(12.0, "canary", CANDIDATE)),
+    stable = block(12.0, "stable", STABLE, requests=300, latency_counts=(0, 0, 0, 300))
+    canary = block(12.0, "canary", CANDIDATE, latency_counts=(9, 1, 0, 0))
+    assert evidence_of(stable, canary).slow_edge_us is None
+
+
+def test_beside_a_baseline_stable_itself_is_no_comparison() -> None:
+    window = WINDOW.model_copy(
+        update={"weights": {Arm.STABLE: 80, Arm.CANARY: 10, Arm.BASELINE: 10}}
     )
-    evidence = select(measured, windows=(WINDOW,), candidate=CANDIDATE, stable=STABLE, block_s=1.0)
-    assert evidence.slow_edge_us is None
+    counts = {"latency_counts": (9, 1, 0, 0)}
+    canary = block(12.0, "canary", CANDIDATE, **counts)
+    stable = block(12.0, "stable", STABLE, requests=80, **counts)
+    assert evidence_of(stable, canary, window=window).blocks == ()
+    beside = block(12.0, "baseline", STABLE, requests=11, **counts)
+    found = evidence_of(stable, canary, beside, window=window)
+    assert found.blocks[0].reference is Arm.BASELINE
+    assert found.blocks[0].stable.requests == 11
+    assert found.splits[0].requests == {Arm.STABLE: 80, Arm.CANARY: 10, Arm.BASELINE: 11}
+
+
+def test_a_split_is_counted_where_an_arm_had_no_request_too() -> None:
+    window = WINDOW.model_copy(update={"weights": {Arm.STABLE: 90, Arm.CANARY: 10}})
+    counts = {"latency_counts": (9, 1, 0, 0)}
+    alone = [block(t, "stable", STABLE, requests=50, **counts) for t in (12.0, 13.0)]
+    assert evidence_of(*alone, window=window).splits == ()  # Nothing is known of the canary.
+    found = evidence_of(*alone, block(13.0, "canary", CANDIDATE, **counts), window=window)
+    assert found.splits[0].requests == {Arm.STABLE: 100, Arm.CANARY: 10}
+
+
+def test_what_a_source_cannot_measure_is_none_and_not_zero() -> None:
+    unknown: dict[str, Any] = {"errors": None, "latency_counts": None, "instances": None}
+    found = evidence_of(
+        block(12.0, "stable", STABLE, **unknown), block(12.0, "canary", CANDIDATE, **unknown)
+    )
+    assert (found.blocks[0].candidate.errors, found.blocks[0].candidate.slow) == (None, None)
+    assert (found.slow_edge_us, found.request_size) == (None, None)
+    verdict = decide(found, Policy())
+    assert verdict.kind == "insufficient_evidence"
+    assert "error_rate (requests): no data" in verdict.reasons
 
 
 def test_the_size_of_requests_is_seen_and_may_be_unknown() -> None:
@@ -131,6 +177,7 @@ def test_an_answer_as_agreed_is_read() -> None:
         json.dumps({**GOOD, "blocks": [{**GOOD["blocks"][0], "requests": -1}]}).encode(),
         json.dumps({**GOOD, "blocks": [{**GOOD["blocks"][0], "correct": 2}]}).encode(),
         json.dumps({**GOOD, "latency_edges_us": [1.0, 2.0]}).encode(),
+        json.dumps({**GOOD, "blocks": [{**GOOD["blocks"][0], "predictions": [1]}]}).encode(),
     ],
 )
 def test_an_answer_that_makes_no_sense_is_no_evidence(content: bytes) -> None:

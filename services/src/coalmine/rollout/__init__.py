@@ -16,16 +16,27 @@ from coalmine.rollout._errors import (
     RolloutRefused,
     UnknownRollout,
 )
-from coalmine.rollout._evidence import ArmCounts, Block, Evidence, PairBlock, Window, select
+from coalmine.rollout._evidence import (
+    ArmCounts,
+    Block,
+    Callers,
+    Evidence,
+    PairBlock,
+    Query,
+    Split,
+    Window,
+)
 from coalmine.rollout._guards import GuardResult
 from coalmine.rollout._measured import Measured, MeasuredBlock, MeasuredPair, parse_measured
 from coalmine.rollout._protocols import ArmHost, DeployedModel, ModelRegistry, Router
 from coalmine.rollout._replay import Replayed, replay
+from coalmine.rollout._select import select
 
 __all__ = [
     "ArmCounts",
     "ArmHost",
     "Block",
+    "Callers",
     "CandidateUnavailable",
     "DeployedModel",
     "Evidence",
@@ -38,11 +49,13 @@ __all__ = [
     "ModelRegistry",
     "PairBlock",
     "Policy",
+    "Query",
     "Replayed",
     "RolloutError",
     "RolloutMoved",
     "RolloutRefused",
     "Router",
+    "Split",
     "UnknownRollout",
     "Verdict",
     "VerdictKind",

@@ -78,7 +78,12 @@ def create_app(
     """
     store = Store(state, clock=clock)
     source = MonitorEvidence(evidence_url)
-    judge = Judge(source, block_s=service.monitors.performance.block, clock=clock)
+    judge = Judge(
+        source,
+        block_s=service.monitors.performance.block,
+        clock=clock,
+        sticky=service.routing.sticky_header is not None,
+    )
     world = World(router, host, registry)
     controller = Controller(store, world=world, judge=judge, clock=clock)
     collectors = CollectorRegistry() if metrics is None else metrics

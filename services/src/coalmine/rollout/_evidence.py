@@ -1,24 +1,16 @@
-"""The evidence of a rollout: two arms side by side, block by block.
+"""The evidence of a rollout: the candidate beside stable, block by block. All a verdict is made of.
 
-Only what was measured while the data plane was confirmed to route by the stage's plan counts
-(`Window`), only of the two versions that are compared, and only blocks that are complete and in
-which both arms had requests. Everything else is absence of data, which decides nothing.
+`_select.py` makes it from what a source measured. What was not measured is None and never zero:
+a verdict can tell a model that makes no errors from one whose errors nobody counted.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-
 from pydantic import BaseModel, ConfigDict
 
 from coalmine.arms import Arm
-from coalmine.rollout._measured import Measured, MeasuredBlock
 
-__all__ = ["ArmCounts", "Block", "Evidence", "PairBlock", "Window", "select"]
-
-#: Stable's own latency that counts as slow: the smallest measured edge that at most this share of
-#: its requests exceed.
-_SLOW_SHARE = 0.05
+__all__ = ["ArmCounts", "Block", "Callers", "Evidence", "PairBlock", "Query", "Split", "Window"]
 
 
 class _Frozen(BaseModel):
@@ -33,21 +25,36 @@ class Window(_Frozen):
     closed_at: float | None = None
     """Seconds since the epoch; None while it lasts."""
 
+    weights: dict[Arm, int] = {}
+    """Percent of the requests to each arm, as confirmed. With `baseline` among them, the candidate
+    is judged against that second copy of stable, which is as young and as busy, and never against
+    stable itself. Empty: not noted, so that the split cannot be checked."""
+
     def holds(self, time: float, end: float) -> bool:
         """Whether a block lies wholly inside."""
         return self.opened_at <= time and (self.closed_at is None or end <= self.closed_at)
 
+    @property
+    def reference(self) -> Arm:
+        """The arm that the candidate is compared with."""
+        return Arm.BASELINE if self.weights.get(Arm.BASELINE) else Arm.STABLE
+
 
 class ArmCounts(_Frozen):
-    """One arm in one block."""
+    """One arm in one block. None: not measured."""
 
     requests: int
-    errors: int
-    slow: int
-    """Requests slower than the edge."""
+    errors: int | None
+    slow: int | None
+    """Requests slower than `Evidence.slow_edge_us`."""
 
-    labelled: int
-    correct: int
+    tail: int | None = None
+    """Requests slower than `Evidence.tail_edge_us`."""
+
+    labelled: int = 0
+    correct: int = 0
+    predictions: tuple[int, ...] | None = None
+    """Instances by predicted class or bin, as `Evidence.prediction_names` has them."""
 
     @property
     def wrong(self) -> int:
@@ -67,6 +74,8 @@ class Block(_Frozen):
 
     candidate: ArmCounts
     stable: ArmCounts
+    reference: Arm = Arm.STABLE
+    """Which copy of the stable version `stable` counts: `stable`, or its concurrent `baseline`."""
 
 
 class PairBlock(_Frozen):
@@ -82,6 +91,37 @@ class PairBlock(_Frozen):
     even: int
 
 
+class Split(_Frozen):
+    """How many requests each arm got in one window, beside the weights that were in force."""
+
+    weights: dict[Arm, int]
+    requests: dict[Arm, int]
+    callers: dict[Arm, int] | None = None
+    """Distinct sticky callers; None: not counted. Where callers stick to an arm, they are what was
+    dealt out, and the requests of one caller are no independent draws."""
+
+
+class Callers(_Frozen):
+    """Sticky callers of an arm over the whole rollout, as sums over the callers.
+
+    With n requests of a caller and e errors among them; enough to see by how much callers differ.
+    """
+
+    callers: int
+    requests: int
+    errors: int
+    requests_squared: int
+    requests_errors: int
+    errors_squared: int
+
+
+class Query(_Frozen):
+    """What a source was asked, word for word, for the ledger."""
+
+    name: str
+    text: str
+
+
 class Evidence(_Frozen):
     """All that a verdict is made of."""
 
@@ -90,106 +130,21 @@ class Evidence(_Frozen):
     """How long the current stage has been watched, in record time."""
 
     slow_edge_us: float | None
+    """The latency that few of stable's requests exceed (p95's bucket edge). None: not known yet."""
+
+    tail_edge_us: float | None = None
+    """The same at p99."""
+
     request_size: float | None
     """Instances of the largest requests, since these are alike; None: unknown."""
 
     blocks: tuple[Block, ...]
     pairs: tuple[PairBlock, ...]
+    splits: tuple[Split, ...] = ()
+    sticky: bool = False
+    """Whether callers stick to an arm, so that a split is one of callers."""
 
-
-def select(
-    measured: Measured, *, windows: Sequence[Window], candidate: str, stable: str, block_s: float
-) -> Evidence:
-    """The evidence on version `candidate` against `stable` within the windows, in time order."""
-    stable_blocks = {b.time: b for b in measured.blocks if (b.arm, b.version) == ("stable", stable)}
-    found: list[tuple[MeasuredBlock, MeasuredBlock, Arm, float]] = []
-    for block in sorted(measured.blocks, key=lambda each: each.time):
-        beside = stable_blocks.get(block.time)
-        end = block.time + block_s
-        window = _window(windows, block.time, end=end, arm=block.arm)
-        if window is None or beside is None or block.version != candidate:
-            continue
-        if end <= measured.evaluated_to and block.requests and beside.requests:
-            first = min(each.opened_at for each in windows if each.arm == window.arm)
-            found.append((block, beside, window.arm, block.time - first))
-    edge = _slow_edge([beside for _, beside, _, _ in found])
-    return Evidence(
-        evaluated_to=measured.evaluated_to,
-        stage_seconds=_stage_seconds(windows, measured.evaluated_to),
-        slow_edge_us=None if edge is None else measured.latency_edges_us[edge],
-        request_size=_request_size(each for pair in found for each in pair[:2]),
-        blocks=tuple(
-            Block(
-                time=block.time,
-                arm=arm,
-                age=age,
-                candidate=_counts(block, edge),
-                stable=_counts(beside, edge),
-            )
-            for block, beside, arm, age in found
-        ),
-        pairs=_pairs(
-            measured, windows=windows, candidate=candidate, stable=stable, block_s=block_s
-        ),
-    )
-
-
-def _pairs(
-    measured: Measured, *, windows: Sequence[Window], candidate: str, stable: str, block_s: float
-) -> tuple[PairBlock, ...]:
-    wanted = (stable, "stable", candidate, "shadow")
-    return tuple(
-        PairBlock(
-            time=pair.time,
-            won=pair.only_b,
-            lost=pair.only_a,
-            even=pair.both_right + pair.both_wrong,
-        )
-        for pair in sorted(measured.pairs, key=lambda each: each.time)
-        if (pair.a_version, pair.a_arm, pair.b_version, pair.b_arm) == wanted
-        and pair.time + block_s <= measured.evaluated_to
-        and _window(windows, pair.time, end=pair.time + block_s, arm=pair.b_arm) is not None
-    )
-
-
-def _window(windows: Sequence[Window], time: float, *, end: float, arm: str) -> Window | None:
-    return next((each for each in windows if each.arm == arm and each.holds(time, end)), None)
-
-
-def _stage_seconds(windows: Sequence[Window], evaluated_to: float) -> float:
-    opened = [each.opened_at for each in windows if each.closed_at is None]
-    return max(0.0, evaluated_to - opened[-1]) if opened else 0.0
-
-
-def _slow_edge(stable: Sequence[MeasuredBlock]) -> int | None:
-    """The index of the edge beyond which stable's slowest requests are."""
-    if not stable:
-        return None
-    totals = [sum(column) for column in zip(*(b.latency_counts for b in stable), strict=True)]
-    allowed, beyond = _SLOW_SHARE * sum(totals), 0
-    for index in range(len(totals) - 2, -1, -1):
-        beyond += totals[index + 1]
-        if beyond > allowed:
-            # Even the last edge may be exceeded too often: then nothing slower can be told apart.
-            return index + 1 if index + 1 < len(totals) - 1 else None
-    return 0
-
-
-def _request_size(blocks: Iterable[MeasuredBlock]) -> float | None:
-    sizes: list[float] = []
-    for block in blocks:
-        if block.instances is None:
-            return None
-        if block.requests > block.errors:
-            sizes.append(block.instances / (block.requests - block.errors))
-    return max([1.0, *sizes]) if sizes else None
-
-
-def _counts(block: MeasuredBlock, edge: int | None) -> ArmCounts:
-    return ArmCounts(
-        requests=block.requests,
-        errors=block.errors,
-        slow=0 if edge is None else sum(block.latency_counts[edge + 1 :]),
-        labelled=block.labelled,
-        correct=block.correct,
-    )
+    callers: dict[Arm, Callers] | None = None
+    prediction_names: tuple[str, ...] = ()
+    source: str = "performance monitor"
+    queries: tuple[Query, ...] = ()

@@ -125,10 +125,7 @@ def errors(evidence: Evidence, levels: Levels) -> GuardResult:
 
 def slow(evidence: Evidence, levels: Levels) -> GuardResult:
     """Requests slower than stable's slowest; a regression is a loss beyond the margin."""
-    measured = evidence.slow_edge_us is not None
-    arms = _arms(
-        evidence, "slow", "requests", canary_only=True, min_age=WARM_UP, empty=not measured
-    )
+    arms = _arms(evidence, "slow", "requests", canary_only=True, min_age=WARM_UP)
     excess = arms.candidate_bad / arms.candidate - arms.stable_bad / arms.stable
     margin = levels.stage_margin
     return _result(
@@ -188,16 +185,16 @@ def _arms(
     *,
     canary_only: bool = False,
     min_age: float = 0.0,
-    empty: bool = False,
 ) -> TwoArms:
     blocks = [
         block
         for block in evidence.blocks
-        if not empty
-        and (block.arm == Arm.CANARY or not canary_only)
+        if (block.arm == Arm.CANARY or not canary_only)
         and block.age >= min_age
         and getattr(block.candidate, of)
         and getattr(block.stable, of)
+        and getattr(block.candidate, bad) is not None
+        and getattr(block.stable, bad) is not None
     ]
 
     def column(arm: Literal["candidate", "stable"], name: str) -> Floats:

@@ -10,8 +10,9 @@ from typing import Any
 from coalmine.clock import Clock
 from coalmine.rollout._decide import Policy, Verdict, decide
 from coalmine.rollout._errors import EvidenceUnavailable
-from coalmine.rollout._evidence import Evidence, select
+from coalmine.rollout._evidence import Evidence
 from coalmine.rollout._measured import parse_measured
+from coalmine.rollout._select import select
 from coalmine.rollout._source import EvidenceSource
 from coalmine.rollout._state import Rollout, policy_of
 
@@ -49,9 +50,12 @@ class Judgement:
 class Judge:
     """Fetches evidence and decides. It changes nothing."""
 
-    def __init__(self, source: EvidenceSource, *, block_s: float, clock: Clock) -> None:
+    def __init__(
+        self, source: EvidenceSource, *, block_s: float, clock: Clock, sticky: bool = False
+    ) -> None:
         self._source = source
         self._block_s = block_s
+        self._sticky = sticky
         self._clock = clock
         self._next_look: tuple[str, float] = ("", 0.0)
         self._said: tuple[Any, ...] = ()
@@ -90,6 +94,7 @@ class Judge:
             candidate=rollout.candidate.version,
             stable="" if rollout.stable is None else rollout.stable.version,
             block_s=self._block_s,
+            sticky=self._sticky,
         )
         policy = policy_of(rollout)
         verdict = decide(evidence, policy)

@@ -1,4 +1,7 @@
-"""The performance monitor's answer to `GET /v1/evidence`, as far as a rollout uses it."""
+"""What a source measured: the performance monitor's `GET /v1/evidence`, as far as it is used.
+
+Other sources give the same, with None for what they cannot measure.
+"""
 
 from __future__ import annotations
 
@@ -6,7 +9,9 @@ from typing import Annotated
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
+from coalmine.arms import Arm
 from coalmine.rollout._errors import EvidenceUnavailable
+from coalmine.rollout._evidence import Callers, Query
 
 __all__ = ["Measured", "MeasuredBlock", "MeasuredPair", "parse_measured"]
 
@@ -24,19 +29,25 @@ class MeasuredBlock(_Answer):
     version: str
     arm: str
     requests: _Count
-    errors: _Count
-    latency_counts: tuple[_Count, ...]
-    """Requests by latency: entry i up to `latency_edges_us[i]`, the last one beyond all edges."""
+    errors: _Count | None
+    """None: not measured."""
+
+    latency_counts: tuple[_Count, ...] | None
+    """Requests by latency: entry i up to `latency_edges_us[i]`, the last one beyond all edges.
+    None: not measured."""
 
     instances: _Count | None = None
-    """Rows that were answered; None: the monitor does not say."""
+    """Rows that were answered; None: the source does not say."""
+
+    predictions: tuple[_Count, ...] | None = None
+    """Rows by `prediction_names`; None: not measured."""
 
     labelled: _Count = 0
     correct: _Count = 0
 
     @model_validator(mode="after")
     def _parts_fit_their_whole(self) -> MeasuredBlock:
-        if self.errors > self.requests or self.correct > self.labelled:
+        if (self.errors or 0) > self.requests or self.correct > self.labelled:
             raise ValueError(
                 f"block {self.time}: more errors than requests, or right than labelled"
             )
@@ -66,15 +77,29 @@ class Measured(_Answer):
     latency_edges_us: tuple[float, ...]
     blocks: tuple[MeasuredBlock, ...]
     pairs: tuple[MeasuredPair, ...] = ()
+    prediction_names: tuple[str, ...] = ()
+    """Classes, or bins of a number, that predictions are counted by."""
+
+    callers: dict[Arm, Callers] | None = None
+    source: str = "performance monitor"
+    """Who measured, for a person."""
+
+    queries: tuple[Query, ...] = ()
+    """What was asked to get this, for the ledger."""
 
     @model_validator(mode="after")
-    def _latencies_fit_the_edges(self) -> Measured:
+    def _counts_fit_their_names(self) -> Measured:
         for block in self.blocks:
-            if len(block.latency_counts) != len(self.latency_edges_us) + 1:
+            found, edges = block.latency_counts, self.latency_edges_us
+            if found is not None and len(found) != len(edges) + 1:
                 raise ValueError(
-                    f"block {block.time}: {len(block.latency_counts)} latency counts for "
-                    f"{len(self.latency_edges_us)} edges, there must be one more"
+                    f"block {block.time}: {len(found)} latency counts for {len(edges)} edges, "
+                    "there must be one more"
                 )
+            if block.predictions is not None:
+                counted, names = len(block.predictions), len(self.prediction_names)
+                if counted != names:
+                    raise ValueError(f"block {block.time}: {counted} predictions, {names} names")
         return self
 
 

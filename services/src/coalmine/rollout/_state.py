@@ -173,7 +173,9 @@ class Rollout(_Frozen):
 
     def opened(self, now: float) -> Self:
         """The data plane has confirmed the stage: from now on its evidence counts."""
-        return self._to(windows=(*self.windows, Window(arm=self.arm, opened_at=now)))
+        weights = dict(desired(Serving(), self).plan.weights)
+        opened = Window(arm=self.arm, opened_at=now, weights=weights)
+        return self._to(windows=(*self.windows, opened))
 
     def passed(self, now: float) -> Self:
         """The stage was passed: on to the next."""
