@@ -182,11 +182,11 @@ async def test_a_log_that_fails_for_a_while_delays_and_loses_nothing(
         def __getattr__(self, name: str) -> Any:
             return getattr(self._log, name)
 
-        def end_offset(self) -> int:
+        def end_offset(self, partition: int = 0) -> int:
             self._calls += 1
             if self._calls in (1, 2):
                 raise OSError("no such disk")  # after the step was committed
-            return self._log.end_offset()
+            return self._log.end_offset(partition)
 
     app = create_drift_app(
         make_service(), log=Flaky(world.log), state=world.root / "f.db", models=world.models

@@ -22,8 +22,9 @@ from coalmine.arms import Arm
 from coalmine.clock import Clock
 from coalmine.incidents import Incident, IncidentKind
 from coalmine.modeldir import Column
-from coalmine.records import RecordLog
+from coalmine.records import RecordLog, read_all
 from coalmine_monitors._catalog import Catalog, Deployed
+from coalmine_monitors._cursors import cursors_of, lag, positions
 from coalmine_monitors._errors import UnusableReferenceError
 from coalmine_monitors._incidents import Finding, close, follow
 from coalmine_monitors._metrics import SnapshotCollector, counter, gauge, incident_metrics
@@ -136,18 +137,17 @@ class WindowMonitor:
         if not self._resume():
             return False
         began = self._clock.monotonic()
-        cursor = self._saved.cursors.get("records", 0)
-        batches = self._log.read(cursor, limit_rows=READ_ROWS)
-        taken = cursor
+        before = positions(self._saved.cursors, "records", self._log)
+        taken = dict(before)
         changed: dict[str, Incident] = {}
         windows: list[dict[str, Any]] = []
-        for offset, batch in batches:
+        for partition, offset, batch in read_all(self._log, before, limit_rows=READ_ROWS):
             if not self._prepared(batch):
                 break
             self._take(batch, changed=changed, windows=windows)
-            taken = offset
-        if taken != cursor:
-            after = Saved({"records": taken}, self._body())
+            taken[partition] = offset
+        if taken != before:
+            after = Saved(cursors_of("records", taken), self._body())
             with self._store.step(self._saved) as connection:
                 save(connection, after)
                 put_incidents(connection, changed.values())
@@ -156,7 +156,7 @@ class WindowMonitor:
             if changed:
                 self._incidents = self._store.incidents()
         self._publish(taken, seconds=self._clock.monotonic() - began)
-        return taken != cursor
+        return taken != before
 
     def failed(self) -> None:
         """Count a step that raised."""
@@ -283,7 +283,7 @@ class WindowMonitor:
             "detector": None if self._detector is None else self._detector.state(),
         }
 
-    def _publish(self, cursor: int, *, seconds: float) -> None:
+    def _publish(self, taken: Mapping[int, int], *, seconds: float) -> None:
         version = self._position.stable.version
         labels = ("model_name", "revision", "monitor")
         here = (self._model, version or "", self._kind)
@@ -292,7 +292,7 @@ class WindowMonitor:
                 "Record time up to which records are judged.", self._position.evaluated_to,
             ),
             "monitor_lag_batches": (
-                "Batches in the log that are not consumed.", self._log.end_offset() - cursor,
+                "Batches in the log that are not consumed.", lag(self._log, taken),
             ),
             "evaluation_duration_seconds": ("Duration of the last step.", seconds),
         }  # fmt: skip

@@ -122,6 +122,13 @@ def log_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
 
 
 @pytest.fixture
+def partitioned(log_url: str, clock: ManualClock) -> Iterator[RecordLog]:
+    """A log of four partitions, of every backend."""
+    with contextlib.closing(open_log(f"{log_url}?partitions=4", clock=clock)) as opened:
+        yield opened
+
+
+@pytest.fixture
 def log(log_url: str, clock: ManualClock) -> Iterator[RecordLog]:
     with contextlib.closing(open_log(log_url, clock=clock)) as opened:
         yield opened

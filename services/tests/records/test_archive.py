@@ -28,7 +28,7 @@ def test_the_archive_is_partitioned_and_read_as_one_table(
     append(make_batch(["c"], version="2", time=DAY))
     append(make_batch(["d"], version="1", time=DAY + 1))
     directory = tmp_path / "archive"
-    assert archive(log, directory) == 3
+    assert archive(log, directory) == {0: 3}
     folders = [str(path.parent.relative_to(directory)) for path in directory.rglob("*.parquet")]
     assert sorted(folders) == [
         "model=ev-battery/version=1/day=1970-01-01",
@@ -44,11 +44,11 @@ def test_each_run_adds_what_is_new(
     log: RecordLog, append: Any, make_batch: MakeBatch, tmp_path: Path
 ) -> None:
     directory = tmp_path / "archive"
-    assert archive(log, directory) == 0
+    assert archive(log, directory) == {0: 0}
     for n in range(5):
         append(make_batch([f"r{n}"]))
-        assert archive(log, directory, limit_rows=1) == n + 1
-    assert archive(log, directory) == 5
+        assert archive(log, directory, limit_rows=1) == {0: n + 1}
+    assert archive(log, directory) == {0: 5}
     assert sorted(_archived(directory)["request_id"]) == [f"r{n}" for n in range(5)]
 
 
@@ -81,10 +81,10 @@ def test_a_run_that_dies_is_repeated_without_doubles(
         with pytest.raises(KeyboardInterrupt):
             archive(log, directory)
     else:
-        assert archive(log, directory) == 3
+        assert archive(log, directory) == {0: 3}
     monkeypatch.undo()
     append(make_batch(["r3"], version="0"))
-    assert archive(log, directory, limit_rows=1) == 4
+    assert archive(log, directory, limit_rows=1) == {0: 4}
     assert sorted(_archived(directory)["request_id"]) == ["r0", "r1", "r2", "r3"]
     assert len(list(directory.rglob("*.tmp"))) == 0
 

@@ -185,9 +185,9 @@ class _Stuck:
     def __getattr__(self, name: str) -> Any:
         return getattr(self._log, name)
 
-    def append(self, batch: pa.RecordBatch, *, batch_id: BatchId, dropped: int = 0) -> int:
+    def append(self, batch: pa.RecordBatch, **more: Any) -> int:
         assert self.freed.wait(10)
-        return self._log.append(batch, batch_id=batch_id, dropped=dropped)
+        return self._log.append(batch, **more)
 
 
 async def test_a_log_that_is_behind_asks_to_wait(
@@ -231,16 +231,16 @@ async def test_a_full_disk_is_503_and_nothing_is_half_stored(
     pages = log._writer.execute("PRAGMA page_count").fetchone()[0]
     log._writer.execute(f"PRAGMA max_page_count = {pages}")  # SQLite's own way to a full disk
     async with _client(log, clock) as client:
-        body = _stream(make_batch([f"r{i}" for i in range(200)]))
-        answer = await _post(client, body, "e:1-200")
+        body = _stream(make_batch([f"r{i}" for i in range(2000)]))
+        answer = await _post(client, body, "e:1-2000")
         assert (answer.status_code, answer.headers["retry-after"]) == (503, "1")
         assert "full" in answer.json()["error"]
         assert (await client.get("/v1/records/stats")).json()["rows"] == 0
         with pytest.raises(LogFullError):
-            log.append(make_batch(["x"] * 300), batch_id=BatchId("e", 1, 300))
+            log.append(make_batch(["x"] * 3000), batch_id=BatchId("e", 1, 3000))
         log._writer.execute("PRAGMA max_page_count = 1000000")
-        assert (await _post(client, body, "e:1-200")).status_code == 200
-    assert log.stats().rows == 200
+        assert (await _post(client, body, "e:1-2000")).status_code == 200
+    assert log.stats().rows == 2000
     log.close()
 
 

@@ -224,7 +224,7 @@ def test_retention_by_bytes_keeps_the_newest(
     assert log.expire(max_bytes=before // 2) == 100
     assert _ids(log, read_ids)[0] == "5-0"
     assert log.stats().bytes <= before // 2
-    assert log.expire(max_bytes=0, up_to=7) == 40
+    assert log.expire(max_bytes=0, up_to={0: 7}) == 40
     assert log.expire(max_bytes=0) == 60
     assert log.stats().rows == log.stats().bytes == 0
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -92,8 +93,8 @@ def test_a_long_log_is_not_read_from_its_beginning(tmp_path: Path) -> None:
         def __getattr__(self, name: str) -> object:
             return getattr(log, name)
 
-        def read(self, after: int, *, limit_rows: int, model_version: str | None = None) -> object:
-            found = log.read(after, limit_rows=limit_rows, model_version=model_version)
+        def read(self, after: int, **more: Any) -> object:
+            found = log.read(after, **more)
             reads.append(sum(batch.num_rows for _, batch in found))
             return found
 

@@ -7,13 +7,12 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
-import pyarrow as pa
-
 from coalmine.clock import Clock
 from coalmine.incidents import Incident
-from coalmine.records import Label, RecordLog
+from coalmine.records import Entry, Label, RecordLog, read_all
 from coalmine.spec import PerformanceSpec
 from coalmine_monitors._catalog import Catalog
+from coalmine_monitors._cursors import cursors_of, lag, positions
 from coalmine_monitors._metrics import SnapshotCollector
 from coalmine_monitors._state import Saved, StateStore, put_incidents, save
 from coalmine_monitors._versions import oldest_time
@@ -102,21 +101,21 @@ class PerformanceMonitor:
         """
         began = self._clock.monotonic()
         before = self._saved
-        cursor, label_cursor = (before.cursors.get(name, 0) for name in ("records", "labels"))
-        batches, waiting = self._readable(self._log.read(cursor, limit_rows=READ_ROWS))
+        taken = positions(before.cursors, "records", self._log)
+        batches, waiting = self._readable(read_all(self._log, taken, limit_rows=READ_ROWS))
         caught_up = not batches and not waiting
-        labels = self._log.labels_after(label_cursor, READ_ROWS) if caught_up else []
+        labels = (
+            self._log.labels_after(before.cursors.get("labels", 0), READ_ROWS) if caught_up else []
+        )
         if batches or labels or self._position.evaluated_to < self._position.complete_to:
             self._count(batches, labels, drained=caught_up and len(labels) < READ_ROWS)
         self._publish(seconds=self._clock.monotonic() - began)
         return bool(batches or labels)
 
-    def _readable(
-        self, batches: Sequence[tuple[int, pa.RecordBatch]]
-    ) -> tuple[list[tuple[int, pa.RecordBatch]], bool]:
+    def _readable(self, batches: Sequence[Entry]) -> tuple[list[Entry], bool]:
         """The batches up to the first that needs a model card, and whether one does."""
         stable = self._position.stable
-        for index, (_, batch) in enumerate(batches):
+        for index, (_, _, batch) in enumerate(batches):
             after = stable.after(batch)
             if after.version != stable.version and not self._is_known(str(after.version)):
                 return list(batches[:index]), True
@@ -135,7 +134,7 @@ class PerformanceMonitor:
 
     def _count(
         self,
-        batches: Sequence[tuple[int, pa.RecordBatch]],
+        entries: Sequence[Entry],
         labels: Sequence[Label],
         *,
         drained: bool,
@@ -143,9 +142,9 @@ class PerformanceMonitor:
         changed: dict[str, Incident] = {}
         position = self._position
         answers: list[Answer] = []
-        taken = batches[-1][0] if batches else None
-        batches = [(offset, batch) for offset, batch in batches if batch.num_rows]
-        for _, batch in batches:
+        taken = {entry.partition: entry.offset for entry in entries}
+        batches = [entry.batch for entry in entries if entry.batch.num_rows]
+        for batch in batches:
             before, position = position, position.after(batch)
             if position.stable.version != before.stable.version:
                 self._crown(str(position.stable.version), since=oldest_time(batch), changed=changed)
@@ -157,7 +156,7 @@ class PerformanceMonitor:
         if tidy:
             position = replace(position, tidied=position.complete_to)
         with self._store.step(self._saved) as connection:
-            for _, batch in batches:
+            for batch in batches:
                 add_traffic(connection, traffic(batch, block_s=self._block_s))
             joined = join(connection, answers=answers, labels=labels, block_s=self._block_s)
             add_joined(connection, joined)
@@ -167,7 +166,7 @@ class PerformanceMonitor:
                 forget_blocks(connection, newest=position.tidied, block_s=self._block_s)
             put_incidents(connection, changed.values())
             cursors = dict(self._saved.cursors)
-            cursors |= {"records": taken} if taken else {}
+            cursors |= cursors_of("records", taken)
             cursors |= {"labels": labels[-1].offset} if labels else {}
             saved = Saved(cursors, self._body(position))
             save(connection, saved)
@@ -227,7 +226,7 @@ class PerformanceMonitor:
 
     def _publish(self, *, seconds: float) -> None:
         version = self._position.stable.version
-        lag = self._log.end_offset() - self._saved.cursors.get("records", 0)
+        taken = positions(self._saved.cursors, "records", self._log)
         newest = self._position.complete_to
         with self._store.reading() as connection:
             blocks = read_blocks(
@@ -243,7 +242,7 @@ class PerformanceMonitor:
                 incidents=self._incidents,
                 numbers=Numbers(
                     evaluated_to=self._position.evaluated_to,
-                    lag_batches=lag,
+                    lag_batches=lag(self._log, taken),
                     seconds=seconds,
                     failures=self._failures,
                 ),

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from coalmine.clock import SYSTEM_CLOCK, Clock
 from coalmine.records._archive import archive
+from coalmine.records._consumer import Consumer, Entry, read_all
 from coalmine.records._decode import record_batch
 from coalmine.records._emitter import RecordEmitter, drain_spool
 from coalmine.records._errors import (
@@ -52,7 +53,9 @@ __all__ = [
     "RESERVED_COLUMNS",
     "AnsweredRequest",
     "BatchId",
+    "Consumer",
     "EmitterState",
+    "Entry",
     "InferenceRecord",
     "Label",
     "LabelCounts",
@@ -75,6 +78,7 @@ __all__ = [
     "drain_spool",
     "label_categories",
     "open_log",
+    "read_all",
     "record_batch",
     "record_schema",
     "spool_stats",

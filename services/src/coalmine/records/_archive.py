@@ -27,35 +27,44 @@ _CURSOR = "_cursor.json"
 _LOCK = "_lock"
 
 
-def archive(log: RecordLog, directory: Path, *, limit_rows: int = 250_000) -> int:
-    """Copy what is new in the log to `directory`; returns the offset up to which all is archived.
+def archive(log: RecordLog, directory: Path, *, limit_rows: int = 250_000) -> dict[int, int]:
+    """Copy what is new in the log to `directory`; the offset of each partition that it has now.
 
     Files are `model=<name>/version=<version>/day=<UTC day>/<first offset>-<last offset>.parquet`, a
-    layout that pandas and DuckDB read as one table. At most about `limit_rows` rows are in memory,
-    and in a file. Two processes take turns.
+    layout that pandas and DuckDB read as one table; those of partition N > 0 begin with `pN-`. At
+    most about `limit_rows` rows are in memory, and in a file. Two processes take turns.
     """
     directory.mkdir(parents=True, exist_ok=True)
     with _locked(directory):
-        done, planned = _load(directory)
-        while True:
-            if planned > done:  # a run was killed: make its files again, of its batches alone
-                batches, last = _up_to(log, done, planned, limit_rows=limit_rows), planned
-            else:
-                batches = log.read(done, limit_rows=limit_rows)
-                if not batches:
-                    return done
-                last = batches[-1][0]
-            _store(directory, done, last)
-            _write(directory, f"{done + 1:012d}-{last:012d}", [batch for _, batch in batches])
-            done = planned = last
-            _store(directory, done, planned)
+        state = _State(directory)
+        for partition in range(log.partitions):
+            _copy(log, partition, state, limit_rows=limit_rows)
+        return {partition: state.of(partition)[0] for partition in range(log.partitions)}
+
+
+def _copy(log: RecordLog, partition: int, state: _State, *, limit_rows: int) -> None:
+    while True:
+        done, planned = state.of(partition)
+        if planned > done:  # a run was killed: make its files again, of its batches alone
+            batches = _up_to(log, partition, done, planned, limit_rows=limit_rows)
+            last = planned
+        else:
+            batches = log.read(done, limit_rows=limit_rows, partition=partition)
+            if not batches:
+                return
+            last = batches[-1][0]
+        state.set(partition, done, last)
+        prefix = f"p{partition}-" if partition else ""
+        name = f"{prefix}{done + 1:012d}-{last:012d}"
+        _write(state.directory, name, [batch for _, batch in batches])
+        state.set(partition, last, last)
 
 
 def _up_to(
-    log: RecordLog, after: int, last: int, *, limit_rows: int
+    log: RecordLog, partition: int, after: int, last: int, *, limit_rows: int
 ) -> list[tuple[int, pa.RecordBatch]]:
     batches: list[tuple[int, pa.RecordBatch]] = []
-    while after < last and (more := log.read(after, limit_rows=limit_rows)):
+    while after < last and (more := log.read(after, limit_rows=limit_rows, partition=partition)):
         batches += more
         after = more[-1][0]
     return [(offset, batch) for offset, batch in batches if offset <= last]
@@ -82,19 +91,28 @@ def _write(directory: Path, name: str, batches: list[pa.RecordBatch]) -> None:
         _publish(temporary, folder / f"{name}.parquet")
 
 
-def _load(directory: Path) -> tuple[int, int]:
-    """The offset archived, and the one a run has begun to archive."""
-    try:
-        content = json.loads((directory / _CURSOR).read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        return 0, 0
-    return int(content["done"]), int(content["planned"])
+class _State:
+    """Of each partition the offset archived, and the one a run has begun to archive; in a file."""
 
+    def __init__(self, directory: Path) -> None:
+        self.directory = directory
+        try:
+            content = json.loads((directory / _CURSOR).read_text(encoding="utf-8"))
+        except FileNotFoundError:
+            content = {}
+        if "done" in content:  # of a log of before there were partitions
+            content = {"0": content}
+        self._partitions: dict[str, dict[str, int]] = content
 
-def _store(directory: Path, done: int, planned: int) -> None:
-    temporary = directory / f"{_CURSOR}.tmp"
-    temporary.write_text(json.dumps({"done": done, "planned": planned}), encoding="utf-8")
-    _publish(temporary, directory / _CURSOR)
+    def of(self, partition: int) -> tuple[int, int]:
+        state = self._partitions.get(str(partition), {"done": 0, "planned": 0})
+        return state["done"], state["planned"]
+
+    def set(self, partition: int, done: int, planned: int) -> None:
+        self._partitions[str(partition)] = {"done": done, "planned": planned}
+        temporary = self.directory / f"{_CURSOR}.tmp"
+        temporary.write_text(json.dumps(self._partitions), encoding="utf-8")
+        _publish(temporary, self.directory / _CURSOR)
 
 
 def _publish(temporary: Path, path: Path) -> None:

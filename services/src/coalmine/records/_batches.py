@@ -27,6 +27,7 @@ class PackedBatch:
 
     schema: bytes
     body: bytes
+    model_name: str
     model_version: str
     arm: str
     rows: int
@@ -88,6 +89,7 @@ def pack(batch: pa.RecordBatch, batch_id: BatchId) -> PackedBatch:
     return PackedBatch(
         schema=batch.schema.serialize().to_pybytes(),
         body=_compressed(batch.serialize()),
+        model_name=batch.column("model_name")[0].as_py(),
         model_version=batch.column("model_version")[0].as_py(),
         arm=batch.column("arm")[0].as_py(),
         rows=batch.num_rows,

@@ -12,6 +12,7 @@ import pyarrow.compute as pc
 
 from coalmine.records._fingerprints import KnownRequests, fingerprints
 from coalmine.records._schema import class_name, label_categories
+from coalmine.records._sqlite_schema import key_of, offset_of, span_of
 from coalmine.records._types import Label, LabelCounts
 
 __all__ = ["Fate", "join_labels", "refresh", "store_labels"]
@@ -35,7 +36,7 @@ def store_labels(
 ) -> LabelCounts:
     """Within the caller's transaction, store each label that says something new."""
     present = known.contains(fingerprints(pa.array([label.request_id for label in labels])))
-    categories = _newest_categories(connection)
+    categories = _common_categories(connection)
     counts = dict.fromkeys(Fate, 0)
     for label, is_known in zip(labels, present.tolist(), strict=True):
         name = class_name(label.label, categories)
@@ -52,14 +53,17 @@ def store_labels(
     return LabelCounts(**counts)
 
 
-def refresh(connection: sqlite3.Connection, known: KnownRequests, after: int) -> int:
-    """Make the requests of batches after an offset known; the offset reached."""
+def refresh(
+    connection: sqlite3.Connection, known: KnownRequests, *, partition: int, after: int
+) -> int:
+    """Make the requests of a partition's batches after an offset known; the offset reached."""
     rows = connection.execute(
-        "SELECT offset, requests FROM batches WHERE offset > ? ORDER BY offset", (after,)
+        "SELECT key, requests FROM batches WHERE key > ? AND key <= ? ORDER BY key",
+        (key_of(partition, after), span_of(partition)[1]),
     )
-    for offset, requests in rows:
+    for key, requests in rows:
         known.add(np.frombuffer(requests, np.uint64))
-        after = offset
+        after = offset_of(key)
     return after
 
 
@@ -108,9 +112,9 @@ def _current(connection: sqlite3.Connection, label: Label) -> tuple[str, float] 
     return row
 
 
-def _newest_categories(connection: sqlite3.Connection) -> tuple[str, ...]:
-    row = connection.execute(
-        "SELECT body FROM schemas WHERE id ="
-        " (SELECT schema_id FROM batches ORDER BY offset DESC LIMIT 1)"
-    ).fetchone()
-    return () if row is None else label_categories(pa.ipc.read_schema(pa.py_buffer(row[0])))
+def _common_categories(connection: sqlite3.Connection) -> tuple[str, ...]:
+    """The classes of the log's models, if all have the same; else each record's own are looked up
+    when labels are joined."""
+    schemas = connection.execute("SELECT body FROM schemas")
+    found = {label_categories(pa.ipc.read_schema(pa.py_buffer(body))) for (body,) in schemas}
+    return found.pop() if len(found) == 1 else ()

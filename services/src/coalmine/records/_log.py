@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 from typing import Protocol as _Protocol
+from urllib.parse import parse_qs
 
 from coalmine.clock import SYSTEM_CLOCK, Clock
 from coalmine.records._types import BatchId, Label, LabelCounts, LogStats
@@ -16,20 +17,37 @@ if TYPE_CHECKING:
 __all__ = ["RecordLog", "open_log"]
 
 _SQLITE = "sqlite:///"
+_ALLOWED = "sqlite:///path or sqlite:///path?partitions=4"
 
 
 class RecordLog(_Protocol):
-    """An append-only log of record batches, and one of labels beside it.
+    """An append-only log of record batches in partitions, and one of labels beside it.
+
+    A batch goes to the partition of its key, its model's name unless another is given, so that what
+    has one key keeps its order. Offsets rise by one in each partition, from 1, and a place in the
+    log is an offset per partition; labels are few and have a single order.
 
     Calls block and are safe from any thread and any process; put them in a thread where there is an
-    event loop. A consumer keeps its own cursor, an offset, in its own database, in the transaction
-    that stores what it made of the batches: then each batch has its effect once.
+    event loop. A consumer that stores what it made of the batches in a database keeps its offsets
+    in the same transaction, and each batch has its effect once; others `commit` them here under a
+    name (see `Consumer`), and what was not committed comes again.
 
     Errors: `MalformedBatchError`, `LogUnavailableError`, `LogFullError`.
     """
 
-    def append(self, batch: pa.RecordBatch, *, batch_id: BatchId, dropped: int = 0) -> int:
-        """Store a batch durably and return its offset, from 1, rising.
+    @property
+    def partitions(self) -> int:
+        """Number of partitions, fixed when the log was made."""
+        ...
+
+    def partition_of(self, key: str) -> int:
+        """The partition, from 0, that batches of a key go to."""
+        ...
+
+    def append(
+        self, batch: pa.RecordBatch, *, batch_id: BatchId, key: str | None = None, dropped: int = 0
+    ) -> int:
+        """Store a batch durably and return its offset in the partition of `key`.
 
         Rows of the emitter that are in the log already are not stored again; for a batch of only
         such rows the answer is the offset of the emitter's newest batch. `dropped` is the emitter's
@@ -38,16 +56,32 @@ class RecordLog(_Protocol):
         ...
 
     def read(
-        self, after: int, *, limit_rows: int, model_version: str | None = None
+        self, after: int, *, limit_rows: int, partition: int = 0, model_version: str | None = None
     ) -> list[tuple[int, pa.RecordBatch]]:
-        """Batches with an offset above `after`, in order; a batch is of one version and arm.
+        """Batches of a partition after an offset, in order; a batch is of one version and arm.
 
         Ends with the batch that reaches `limit_rows`. With `model_version`, only batches of it.
         """
         ...
 
-    def end_offset(self) -> int:
-        """The offset of the newest batch ever appended, 0 in an empty log."""
+    def end_offset(self, partition: int = 0) -> int:
+        """The offset of the newest batch ever appended to a partition, 0 if there was none."""
+        ...
+
+    def offset_before(self, time: float, *, partition: int = 0) -> int:
+        """Where to read after to see every record of a partition from `time` on, epoch seconds.
+
+        All retained batches up to it hold only older records; some after it may too, since records
+        are shipped late.
+        """
+        ...
+
+    def commit(self, consumer: str, offsets: Mapping[int, int]) -> None:
+        """Store durably how far a consumer has come, by partition; others stay as they were."""
+        ...
+
+    def committed(self, consumer: str) -> dict[int, int]:
+        """How far a consumer has come, by partition; 0 where it has not begun."""
         ...
 
     def put_labels(self, labels: Sequence[Label]) -> LabelCounts:
@@ -82,11 +116,12 @@ class RecordLog(_Protocol):
         *,
         max_age: float | None = None,
         max_bytes: int | None = None,
-        up_to: int | None = None,
+        up_to: Mapping[int, int] | None = None,
     ) -> int:
         """Delete what is older than `max_age` seconds, then the oldest until `max_bytes` are left.
 
-        Batches with an offset above `up_to` stay in any case. Returns the number of rows deleted.
+        With `up_to`, offsets by partition, batches after them stay in any case, and whole
+        partitions it does not name. Returns the number of rows deleted.
         """
         ...
 
@@ -96,9 +131,24 @@ class RecordLog(_Protocol):
 
 
 def open_log(url: str, *, clock: Clock = SYSTEM_CLOCK) -> RecordLog:
-    """Open the log at `sqlite:///relative/path` or `sqlite:////absolute/path`, made if missing."""
-    if url.startswith(_SQLITE) and len(url) > len(_SQLITE):
-        from coalmine.records._sqlite import SqliteRecordLog
+    """Open the log at `sqlite:///relative/path` or `sqlite:////absolute/path`, made if missing.
 
-        return SqliteRecordLog(Path(url.removeprefix(_SQLITE)), clock=clock)
-    raise ValueError(f"{url!r} is not a record log; allowed: sqlite:///path")
+    `?partitions=N` says how many a new log gets, one by default; a log that has another number
+    already raises ValueError.
+    """
+    path, _, query = url.removeprefix(_SQLITE).partition("?")
+    if not url.startswith(_SQLITE) or not path:
+        raise ValueError(f"{url!r} is not a record log; allowed: {_ALLOWED}")
+    from coalmine.records._sqlite import SqliteRecordLog
+
+    return SqliteRecordLog(Path(path), clock=clock, partitions=_partitions(url, query))
+
+
+def _partitions(url: str, query: str) -> int | None:
+    options = parse_qs(query, keep_blank_values=True)
+    if not options:
+        return None
+    text = options.pop("partitions", [""])[0]
+    if options or not (text.isascii() and text.isdigit() and 1 <= int(text) <= 4096):
+        raise ValueError(f"{url!r}: allowed after the ? is partitions=N, from 1 to 4096")
+    return int(text)

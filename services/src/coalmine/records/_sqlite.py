@@ -2,32 +2,30 @@
 
 Batches lie as Arrow IPC bytes beside the few columns that are searched. Writers take turns (`BEGIN
 IMMEDIATE`), so offsets are given in the order of commits and a reader that has seen one has seen
-all before it. Within a process, appends that wait for each other share one commit, thus one fsync.
-An emitter's high-water mark is stored in the transaction of its batch: whatever is sent again after
-a lost acknowledgement is recognised row by row.
+all before it.
 """
 
 from __future__ import annotations
 
 import sqlite3
 import threading
-from collections.abc import Collection, Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
+from zlib import crc32
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from coalmine.clock import SYSTEM_CLOCK, Clock
-from coalmine.records._batches import PackedBatch, pack, unpack
-from coalmine.records._errors import LogError, LogFullError, LogUnavailableError
+from coalmine.records._batches import pack, unpack
 from coalmine.records._expiry import expire
 from coalmine.records._fingerprints import KnownRequests
 from coalmine.records._labels import join_labels, refresh, store_labels
 from coalmine.records._pool import Pool
 from coalmine.records._schema import BASE_FIELDS
-from coalmine.records._sqlite_schema import connect, create_tables
+from coalmine.records._sqlite_append import Append, Appender
+from coalmine.records._sqlite_schema import connect, create_tables, key_of, offset_of, span_of
+from coalmine.records._sqlite_transaction import transaction, translated
 from coalmine.records._types import BatchId, EmitterState, Label, LabelCounts, LogStats
 
 __all__ = ["SqliteRecordLog"]
@@ -36,87 +34,109 @@ __all__ = ["SqliteRecordLog"]
 _JOIN_ROWS = 65_536
 
 
-@dataclass(slots=True)
-class _Append:
-    batch: pa.RecordBatch
-    batch_id: BatchId
-    packed: PackedBatch
-    dropped: int
-    offset: int = 0
-    error: LogError | None = None
-
-    @property
-    def is_done(self) -> bool:
-        return self.offset > 0 or self.error is not None
-
-
 class SqliteRecordLog:
     """See `RecordLog`, of which this is the embedded backend."""
 
-    def __init__(self, path: Path, *, clock: Clock = SYSTEM_CLOCK) -> None:
+    def __init__(
+        self, path: Path, *, clock: Clock = SYSTEM_CLOCK, partitions: int | None = None
+    ) -> None:
         self._clock = clock
         path.parent.mkdir(parents=True, exist_ok=True)
-        with _translated():
-            create_tables(path)
+        with translated():
+            self._partitions = create_tables(path, partitions=partitions)
             self._writer = connect(path)
         self._readers = Pool(lambda: connect(path))
         self._write_lock = threading.Lock()
-        self._queue_lock = threading.Lock()
-        self._queue: list[_Append] = []
+        self._appender = Appender(self._writer, lock=self._write_lock, clock=clock)
         self._known = KnownRequests()
-        self._known_to = 0
+        self._known_to = dict.fromkeys(range(self._partitions), 0)
 
-    def append(self, batch: pa.RecordBatch, *, batch_id: BatchId, dropped: int = 0) -> int:
+    @property
+    def partitions(self) -> int:
+        """See `RecordLog.partitions`."""
+        return self._partitions
+
+    def partition_of(self, key: str) -> int:
+        """See `RecordLog.partition_of`."""
+        return crc32(key.encode("utf-8", "surrogatepass")) % self._partitions
+
+    def append(
+        self, batch: pa.RecordBatch, *, batch_id: BatchId, key: str | None = None, dropped: int = 0
+    ) -> int:
         """See `RecordLog.append`."""
-        mine = _Append(batch, batch_id, pack(batch, batch_id), dropped)
-        with self._queue_lock:
-            self._queue.append(mine)
-        with self._write_lock:
-            if not mine.is_done:  # else somebody who had the lock before committed it too
-                with self._queue_lock:
-                    group, self._queue = self._queue, []
-                self._commit(group)
-        if mine.error is not None:
-            raise mine.error
-        return mine.offset
+        packed = pack(batch, batch_id)
+        partition = self.partition_of(packed.model_name if key is None else key)
+        return self._appender.append(Append(batch, batch_id, packed, partition, dropped))
 
     def read(
-        self, after: int, *, limit_rows: int, model_version: str | None = None
+        self, after: int, *, limit_rows: int, partition: int = 0, model_version: str | None = None
     ) -> list[tuple[int, pa.RecordBatch]]:
         """See `RecordLog.read`."""
-        where = "offset > ?"
-        values: list[object] = [after]
+        where = "key > ? AND key <= ?"
+        values: list[object] = [key_of(partition, after), self._span(partition)[1]]
         if model_version is not None:
             where += " AND model_version = ?"
             values.append(model_version)
         result, rows = [], 0
-        with _translated(), self._readers.lend() as connection:
-            for offset, batch in _batches(connection, where, values):
-                result.append((offset, batch))
+        with translated(), self._readers.lend() as connection:
+            for key, batch in _batches(connection, where, values):
+                result.append((offset_of(key), batch))
                 rows += batch.num_rows
                 if rows >= limit_rows:
                     break
         return result
 
-    def end_offset(self) -> int:
+    def end_offset(self, partition: int = 0) -> int:
         """See `RecordLog.end_offset`."""
-        with _translated(), self._readers.lend() as connection:
-            row = connection.execute(
-                "SELECT seq FROM sqlite_sequence WHERE name = 'batches'"
+        self._span(partition)
+        with translated(), self._readers.lend() as connection:
+            (offset,) = connection.execute(
+                "SELECT end_offset FROM partitions WHERE id = ?", (partition,)
             ).fetchone()
-        return 0 if row is None else int(row[0])
+        return int(offset)
+
+    def offset_before(self, time: float, *, partition: int = 0) -> int:
+        """See `RecordLog.offset_before`."""
+        with translated(), self._readers.lend() as connection:
+            (key,) = connection.execute(
+                "SELECT min(key) FROM batches INDEXED BY batches_time"
+                " WHERE max_time >= ? AND key BETWEEN ? AND ?",
+                (round(time * 1_000_000), *self._span(partition)),
+            ).fetchone()
+        return self.end_offset(partition) if key is None else offset_of(key) - 1
+
+    def commit(self, consumer: str, offsets: Mapping[int, int]) -> None:
+        """See `RecordLog.commit`."""
+        for partition in offsets:
+            self._span(partition)
+        with translated(), self._write_lock, transaction(self._writer):
+            self._writer.executemany(
+                "INSERT OR REPLACE INTO cursors VALUES (?, ?, ?)",
+                [(consumer, partition, offset) for partition, offset in offsets.items()],
+            )
+
+    def committed(self, consumer: str) -> dict[int, int]:
+        """See `RecordLog.committed`."""
+        with translated(), self._readers.lend() as connection:
+            rows = connection.execute(
+                "SELECT partition, offset FROM cursors WHERE consumer = ?", (consumer,)
+            ).fetchall()
+        return dict.fromkeys(range(self._partitions), 0) | dict(rows)
 
     def put_labels(self, labels: Sequence[Label]) -> LabelCounts:
         """See `RecordLog.put_labels`."""
         if not labels:
             return LabelCounts()
-        with _translated(), self._write_lock, _transaction(self._writer):
-            self._known_to = refresh(self._writer, self._known, self._known_to)
+        with translated(), self._write_lock, transaction(self._writer):
+            for partition, after in self._known_to.items():
+                self._known_to[partition] = refresh(
+                    self._writer, self._known, partition=partition, after=after
+                )
             return store_labels(self._writer, labels, known=self._known, now=self._clock.time())
 
     def labels_after(self, after: int, limit: int) -> list[Label]:
         """See `RecordLog.labels_after`."""
-        with _translated(), self._readers.lend() as connection:
+        with translated(), self._readers.lend() as connection:
             rows = connection.execute(
                 "SELECT request_id, label, time, row, offset FROM labels"
                 " WHERE offset > ? ORDER BY offset LIMIT ?",
@@ -144,7 +164,7 @@ class SqliteRecordLog:
             where += f" AND arm IN ({', '.join('?' * len(arms))})"
             values += list(arms)
         tables: list[pa.Table] = []
-        with _translated(), self._readers.lend() as connection:
+        with translated(), self._readers.lend() as connection:
             found = (batch for _, batch in _batches(connection, where, values))
             for table in _chunks(found):
                 joined = join_labels(connection, _between(table, low, high))
@@ -157,9 +177,9 @@ class SqliteRecordLog:
     def stats(self) -> LogStats:
         """See `RecordLog.stats`."""
         with (
-            _translated(),
+            translated(),
             self._readers.lend() as connection,
-            _transaction(connection, "DEFERRED"),
+            transaction(connection, "DEFERRED"),
         ):
             rows, batches, labels, size = connection.execute(
                 "SELECT rows, batches, labels, bytes FROM totals"
@@ -177,14 +197,15 @@ class SqliteRecordLog:
         *,
         max_age: float | None = None,
         max_bytes: int | None = None,
-        up_to: int | None = None,
+        up_to: Mapping[int, int] | None = None,
     ) -> int:
         """See `RecordLog.expire`. Labels go a day after the last batch they could belong to."""
-        with _translated(), self._write_lock:
-            with _transaction(self._writer):
+        with translated(), self._write_lock:
+            with transaction(self._writer):
                 rows = expire(
                     self._writer,
                     now=self._clock.time(),
+                    partitions=self._partitions,
                     max_age=max_age,
                     max_bytes=max_bytes,
                     up_to=up_to,
@@ -198,57 +219,10 @@ class SqliteRecordLog:
             self._readers.close()
             self._writer.close()
 
-    def _commit(self, group: list[_Append]) -> None:
-        offsets: list[int] = []
-        try:
-            with _translated(), _transaction(self._writer):
-                for one in group:
-                    offsets.append(self._insert(one))
-        except LogError as error:
-            for one in group:
-                one.error = error
-        else:
-            for one, offset in zip(group, offsets, strict=True):
-                one.offset = offset
-
-    def _insert(self, one: _Append) -> int:
-        emitter, first, last = one.batch_id
-        row = self._writer.execute(
-            "SELECT last_seq, last_offset FROM emitters WHERE id = ?", (emitter,)
-        ).fetchone()
-        last_seq, offset = (0, 0) if row is None else row
-        packed = one.packed
-        if first <= last_seq < last:
-            tail = one.batch.slice(last_seq + 1 - first)
-            packed = pack(tail, BatchId(emitter, last_seq + 1, last))
-        if last > last_seq:
-            offset = _insert_batch(self._writer, packed, now=self._clock.time())
-        self._writer.execute(
-            "INSERT INTO emitters (id, last_seq, last_offset, rows, dropped) VALUES (?, ?, ?, ?, ?)"
-            " ON CONFLICT (id) DO UPDATE SET last_seq = excluded.last_seq,"
-            " last_offset = excluded.last_offset, rows = rows + excluded.rows,"
-            " dropped = max(dropped, excluded.dropped)",
-            (emitter, max(last, last_seq), offset, max(0, last - max(last_seq, first - 1)),
-             one.dropped),
-        )  # fmt: skip
-        return int(offset)
-
-
-def _insert_batch(connection: sqlite3.Connection, packed: PackedBatch, *, now: float) -> int:
-    connection.execute("INSERT OR IGNORE INTO schemas (body) VALUES (?)", (packed.schema,))
-    size = len(packed.body)
-    cursor = connection.execute(
-        "INSERT INTO batches (schema_id, model_version, arm, rows, bytes, min_time, max_time,"
-        " appended_at, requests, body)"
-        " SELECT id, ?, ?, ?, ?, ?, ?, ?, ?, ? FROM schemas WHERE body = ?",
-        (packed.model_version, packed.arm, packed.rows, size, packed.min_time, packed.max_time,
-         now, packed.requests, packed.body, packed.schema),
-    )  # fmt: skip
-    connection.execute(
-        "UPDATE totals SET rows = rows + ?, batches = batches + 1, bytes = bytes + ?",
-        (packed.rows, size),
-    )
-    return int(cursor.lastrowid or 0)
+    def _span(self, partition: int) -> tuple[int, int]:
+        if not 0 <= partition < self._partitions:
+            raise ValueError(f"partition {partition}: the log has {self._partitions}, from 0")
+        return span_of(partition)
 
 
 def _batches(
@@ -256,16 +230,16 @@ def _batches(
 ) -> Iterator[tuple[int, pa.RecordBatch]]:
     schemas: dict[int, pa.Schema] = {}
     cursor = connection.execute(
-        f"SELECT offset, schema_id, body FROM batches WHERE {where} ORDER BY offset", values
+        f"SELECT key, schema_id, body FROM batches WHERE {where} ORDER BY key", values
     )
     try:
-        for offset, schema_id, body in cursor:
+        for key, schema_id, body in cursor:
             if schema_id not in schemas:
                 (text,) = connection.execute(
                     "SELECT body FROM schemas WHERE id = ?", (schema_id,)
                 ).fetchone()
                 schemas[schema_id] = pa.ipc.read_schema(pa.py_buffer(text))
-            yield offset, unpack(body, schemas[schema_id])
+            yield key, unpack(body, schemas[schema_id])
     finally:
         cursor.close()  # ends the read transaction, which would keep the WAL from shrinking
 
@@ -290,26 +264,3 @@ def _between(table: pa.Table, low: int | None, high: int | None) -> pa.Table:
         table = table.filter(pc.greater_equal(time, low))
         time = table.column("time").cast(pa.int64())
     return table if high is None else table.filter(pc.less(time, high))
-
-
-@contextmanager
-def _transaction(connection: sqlite3.Connection, kind: str = "IMMEDIATE") -> Iterator[None]:
-    connection.execute(f"BEGIN {kind}")
-    try:
-        yield
-        connection.execute("COMMIT")
-    except BaseException:
-        if connection.in_transaction:  # SQLite rolls back by itself when the disk is full
-            connection.execute("ROLLBACK")
-        raise
-
-
-@contextmanager
-def _translated() -> Iterator[None]:
-    """SQLite's errors as the log's."""
-    try:
-        yield
-    except sqlite3.Error as error:
-        if getattr(error, "sqlite_errorname", "") == "SQLITE_FULL":  # not every error has one
-            raise LogFullError(str(error)) from error
-        raise LogUnavailableError(str(error)) from error

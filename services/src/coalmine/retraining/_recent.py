@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -17,9 +18,6 @@ if TYPE_CHECKING:
 
 #: The shadow's rows answer the same requests as stable's: they would count twice.
 _ARMS = (Arm.STABLE.value, Arm.CANARY.value)
-#: A batch may be shipped this much later than its records were made, so offsets are only nearly in
-#: the order of time.
-_LATE_SECONDS = 120.0
 _READ_ROWS = 20_000
 _KEY = ["request_id", "row"]
 
@@ -46,7 +44,7 @@ def recent_rows(
     import pyarrow.compute as pc
 
     columns = [*_KEY, "time", *features]
-    parts = [pa.Table.from_batches([batch]).select(columns) for _, batch in _batches(log, window)]
+    parts = [pa.Table.from_batches([batch]).select(columns) for batch in _batches(log, window)]
     if not parts:
         raise NotEnoughData(f"version {window.version} has answered nothing since the onset")
     rows = _last_of_each(pa.concat_tables(parts, promote_options="permissive"))
@@ -66,7 +64,7 @@ def recent_rows(
 
 def count_rows(log: RecordLog, window: Window) -> int:
     """Rows of the window that a model answered."""
-    return sum(batch.num_rows for _, batch in _batches(log, window))
+    return sum(batch.num_rows for batch in _batches(log, window))
 
 
 def count_labelled(log: RecordLog, window: Window) -> int:
@@ -88,7 +86,7 @@ def _last_of_each(table: pa.Table) -> pa.Table:
     return table.take(np.sort(last.to_numpy()))
 
 
-def _batches(log: RecordLog, window: Window) -> list[tuple[int, pa.RecordBatch]]:
+def _batches(log: RecordLog, window: Window) -> Iterator[pa.RecordBatch]:
     """The batches of a window, only with its rows."""
     import pyarrow as pa
     import pyarrow.compute as pc
@@ -97,35 +95,23 @@ def _batches(log: RecordLog, window: Window) -> list[tuple[int, pa.RecordBatch]]
         pa.scalar(round(edge * 1e6), pa.timestamp("us", tz="UTC"))
         for edge in (window.since, window.until)
     )
-    after = _offset_before(log, window.since - _LATE_SECONDS)
-    found: list[tuple[int, pa.RecordBatch]] = []
-    while batches := log.read(after, limit_rows=_READ_ROWS, model_version=window.version):
-        after = batches[-1][0]
-        for offset, batch in batches:
-            times = batch.column("time")
-            kept = pc.and_(pc.greater_equal(times, since), pc.less(times, until))
-            kept = pc.and_(kept, pc.equal(batch.column("status"), 200))
-            kept = pc.and_(kept, pc.is_in(batch.column("arm"), pa.array(_ARMS)))
-            rows = batch.filter(kept)
-            if rows.num_rows:
-                found.append((offset, rows))
-    return found
+    for batch in _since(log, window):
+        times = batch.column("time")
+        kept = pc.and_(pc.greater_equal(times, since), pc.less(times, until))
+        kept = pc.and_(kept, pc.equal(batch.column("status"), 200))
+        kept = pc.and_(kept, pc.is_in(batch.column("arm"), pa.array(_ARMS)))
+        rows = batch.filter(kept)
+        if rows.num_rows:
+            yield rows
 
 
-def _offset_before(log: RecordLog, time: float) -> int:
-    """An offset before which all records are older than `time`, found by bisection."""
-    import pyarrow.compute as pc
-
-    low, high = 0, log.end_offset()
-    while low < high:
-        middle = (low + high) // 2
-        batches = log.read(middle, limit_rows=1)
-        if not batches:
-            high = middle
-            continue
-        newest = pc.max(batches[0][1].column("time")).as_py()
-        if newest is not None and newest.timestamp() < time:
-            low = batches[0][0]
-        else:
-            high = middle
-    return low
+def _since(log: RecordLog, window: Window) -> Iterator[pa.RecordBatch]:
+    """The version's batches of every partition from the window's beginning on."""
+    for partition in range(log.partitions):
+        after = log.offset_before(window.since, partition=partition)
+        while batches := log.read(
+            after, limit_rows=_READ_ROWS, partition=partition, model_version=window.version
+        ):
+            after = batches[-1][0]
+            for _, batch in batches:
+                yield batch
