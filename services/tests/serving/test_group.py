@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import socket
+import time
 from typing import Any
 
 import pytest
@@ -12,9 +13,11 @@ from hypothesis import strategies as st
 
 from coalmine.serving import ModelLoadError
 from coalmine.serving._channel import Channel, ChannelClosedError, call_now
+from coalmine.serving._hub import Member
 from coalmine.serving._merge import Family, counts_only, merged
 from coalmine.serving._ports import hold_port, is_listening, shared_socket
 from coalmine.serving._versions import VersionLedger
+from coalmine.serving._watchdog import watch
 
 
 async def double(op: str, args: dict[str, Any]) -> Any:
@@ -51,6 +54,61 @@ async def test_errors_cross_as_themselves() -> None:
         await one.request("refuse", value=1)
     with pytest.raises(RuntimeError, match="KeyError"):
         await one.request("break", value=1)
+    for task in running:
+        task.cancel()
+
+
+async def watched(channel: Channel, *, patience: float) -> tuple[asyncio.Task[None], list[str]]:
+    member = Member(0)
+    member.channel, member.joined = channel, True
+    killed: list[str] = []
+    return asyncio.create_task(
+        watch(member, patience=patience, kill=lambda: killed.append("killed"))
+    ), killed
+
+
+async def test_who_answers_is_not_killed_and_who_is_gone_neither() -> None:
+    one, other = socket.socketpair()
+
+    async def alive(op: str, args: dict[str, Any]) -> None:
+        assert (op, args) == ("ping", {})
+
+    end, theirs = await Channel.over(one, double), await Channel.over(other, alive)
+    running = [asyncio.create_task(each.run()) for each in (end, theirs)]
+    watching, killed = await watched(end, patience=0.05)
+    await asyncio.sleep(0.3)
+    assert not watching.done()
+    running[1].cancel()
+    await asyncio.wait_for(watching, 20)
+    assert not killed
+    running[0].cancel()
+
+
+async def test_who_does_not_answer_is_killed() -> None:
+    one, other = socket.socketpair()
+    with other:  # which nobody reads
+        end = await Channel.over(one, double)
+        running = asyncio.create_task(end.run())
+        watching, killed = await watched(end, patience=0.05)
+        await asyncio.wait_for(watching, 20)
+        assert killed == ["killed"]
+        running.cancel()
+
+
+async def test_a_watchdog_that_slept_itself_lets_the_others_speak_first() -> None:
+    one, other, running = await pair()
+    watching, killed = await watched(one, patience=0.05)
+
+    async def ping(op: str, args: dict[str, Any]) -> None:
+        return None
+
+    other._handle = ping
+    await asyncio.sleep(0.01)
+    for _ in range(5):
+        time.sleep(0.2)  # four times its patience; nobody in this process could answer
+        await asyncio.sleep(0.02)
+    assert not killed
+    watching.cancel()
     for task in running:
         task.cancel()
 

@@ -211,6 +211,33 @@ def test_a_stopped_process_does_not_stop_a_scrape(start_two: Any, models: Path) 
 
 
 @BOTH
+def test_a_process_that_hangs_is_replaced_and_the_others_go_on(
+    start_two: Any, models: Path, kind: str
+) -> None:
+    served = start_two(models, "--hang-timeout", "1", kind=kind)
+    frozen, awake = children(served)
+    with httpx.Client(timeout=20) as client:
+
+        def answered() -> dict[str, float]:
+            text = client.get(f"{served.url}/metrics").text
+            lines = [line.rsplit(" ", 1) for line in text.splitlines() if line[0] != "#"]
+            assert client.post(f"{served.url}/v2/models/bare/infer", json=BODY).status_code == 200
+            return {name: float(value) for name, value in lines}
+
+        assert answered()["coalmine_server_process_restarts_total"] == 0
+        if not any(found.status == "ESTABLISHED" for found in awake.connections()):
+            frozen, awake = awake, frozen
+        frozen.suspend()  # SIGSTOP
+        # One connection to the other process, all the while: not one of its requests fails.
+        wait_for(lambda: answered()["coalmine_server_process_restarts_total"] == 1)
+        wait_for(lambda: answered()['coalmine_server_processes{state="ready"}'] == 2)
+    assert not is_alive(frozen.pid)
+    assert is_alive(awake.pid)
+    assert "has not answered for 1 s and is killed" in served.text()
+    assert served.stop() == 0
+
+
+@BOTH
 def test_what_cannot_start_says_why_once(start: Any, models: Path, kind: str) -> None:
     (models / "bare.onnx").write_bytes(b"broken")
     served = start(models, "--processes", "3", kind=kind, ready=False)
@@ -276,4 +303,4 @@ def test_records_of_processes_that_are_no_more_are_shipped(
 def test_an_unreachable_number_of_processes(start: Any, models: Path) -> None:
     served = start(models, "--processes", "0", ready=False)
     assert served.process.wait(60) == 2
-    assert "argument --processes: '0' is not a whole number, 1 or more" in served.text()
+    assert "argument --processes: '0' is not a whole number from 1" in served.text()

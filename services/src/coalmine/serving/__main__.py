@@ -93,6 +93,8 @@ _GROUPS: dict[str, dict[str, str]] = {
     "processes": {
         "server": "pyvoy (HTTP/1.1, HTTP/2 and gRPC on one port) or uvicorn",
         "processes": "server processes that share the port; started again when they die",
+        "hang_timeout": "seconds after which one of several processes that does not answer is "
+        "killed and replaced",
     },
 }
 _CHOICES = {

@@ -69,6 +69,7 @@ BOUNDS: dict[str, Bound] = {
     "request_timeout": _TIMEOUT,
     "watch": _SECONDS,
     "drain": _SECONDS,
+    "hang_timeout": Bound(1, _YEAR, whole=False),
     "predictor_timeout": _TIMEOUT,
     "predictor_retries": Bound(0, 1000),
 }

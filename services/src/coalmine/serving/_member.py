@@ -132,6 +132,8 @@ class Link:
                 repository.note(args["name"], args["reason"])
             case "unload":
                 await repository.unload(args["name"])
+            case "ping":
+                pass
             case "collect":
                 return self._families()
         return None

@@ -85,6 +85,9 @@ class ServeOptions:
     processes: int = 1
     """Server processes that share the port."""
 
+    hang_timeout: float = 30.0
+    """Seconds after which one of several processes that answers nothing is killed and replaced."""
+
     threads: int = 1
     """ONNX Runtime's threads for one batch on the CPU. One is fastest for a small network; 0: all
     the CPUs that the affinity mask and the container's quota leave."""

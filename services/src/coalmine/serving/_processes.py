@@ -1,10 +1,10 @@
 """`--processes N`: a supervisor and N servers that share a port.
 
 Each server is the one that runs alone otherwise, in a process of its own; the kernel spreads
-connections over them (SO_REUSEPORT). The supervisor starts them, starts again what dies, and ends
-them all. It holds the port, so that nobody else takes it while the servers load, and a socket to
-each (`_hub`): there is no file that a `kill -9` could leave behind, and the kernel kills the
-servers when the supervisor is gone.
+connections over them (SO_REUSEPORT). The supervisor starts them, kills what hangs, starts again
+what dies, and ends them all. It holds the port, so that nobody else takes it while the servers
+load, and a socket to each (`_hub`): there is no file that a `kill -9` could leave behind, and the
+kernel kills the servers when the supervisor is gone.
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ from coalmine.serving._hub import Hub, Member
 from coalmine.serving._logging import configure_logging
 from coalmine.serving._options import OPTIONS_VARIABLE, ServeOptions, where
 from coalmine.serving._ports import hold_port
+from coalmine.serving._watchdog import watch
 
 __all__ = ["run"]
 
@@ -158,14 +159,20 @@ class _Supervisor:
             return answer
 
         channel = member.channel = await Channel.over(ours, handle)
-        reading = asyncio.create_task(channel.run())
+        tasks = [
+            asyncio.create_task(channel.run()),
+            asyncio.create_task(
+                watch(member, patience=self._options.hang_timeout, kill=process.kill)
+            ),
+        ]
         try:
             return await process.wait()
         finally:
             del self._processes[member.index]
             self._hub.left(member)
-            reading.cancel()
-            await asyncio.gather(reading, return_exceptions=True)
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
 
     def _signal(self, sig: int) -> None:
         for process in self._processes.values():
