@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,6 +18,7 @@ from coalmine.rollout._store import Store
 from coalmine.rollout._world import World
 from coalmine.spec import RolloutSpec, ShadowSpec, StepSpec
 
+from .data_planes import OnCluster
 from .fakes import FileWorld, Traffic
 
 POLICY = RolloutSpec(
@@ -54,6 +56,12 @@ class Stage:
 
     def restart(self) -> None:
         self.store, self.controller = self.new_controller()
+
+    def die(self) -> None:
+        """The controller's process is gone, as after a SIGKILL, and another one starts."""
+        gone = f"{socket.gethostname()}:0:0.0:gone"
+        self.store._db.execute("UPDATE lease SET owner = ? WHERE owner != ''", (gone,))
+        self.restart()
 
     def close(self) -> None:
         for store in self._stores:
@@ -109,6 +117,17 @@ class Stage:
         """A first champion, promoted."""
         await self.until_ended(self.start(version))
         await self.tick()
+
+
+@pytest.fixture
+def made(request: pytest.FixtureRequest) -> Iterator[OnCluster]:
+    """A cluster with version 3 on stable and 4 on the canary: of the kind that is asked for."""
+    plane: OnCluster = request.param()
+    try:
+        plane.deploy()
+        yield plane
+    finally:
+        plane.close()
 
 
 @pytest.fixture

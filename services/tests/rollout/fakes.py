@@ -10,6 +10,7 @@ from typing import Any
 
 from coalmine.arms import Arm
 from coalmine.clock import Clock
+from coalmine.fencing import Fence
 from coalmine.gateway import RoutePlan
 from coalmine.modeldir import ModelCard, Tensor, write_card
 from coalmine.rollout import DeployedModel, EvidenceUnavailable
@@ -47,9 +48,15 @@ class FileWorld:
     may_misroute: bool = False
     misrouted: list[str] = field(default_factory=list)
     history: list[RoutePlan] = field(default_factory=list)
+    token: int = 0
 
     def add_version(self, version: str, *, content: str | None = None) -> None:
         make_model(self.root / "models" / version, content=content or f"model {version}")
+
+    def claim(self, token: int) -> None:
+        self.reached(f"claim {token}")
+        Fence(self.root / "fence").claim(token)
+        self.token = token
 
     # -- router -----------------------------------------------------------------------------------
 
@@ -67,7 +74,9 @@ class FileWorld:
             "salt": plan.salt,
         }
         log = self._read("routes.json", [])
-        self._write("routes.json", [*log, {"time": self.clock.time(), **content}])
+        self._write(
+            "routes.json", [*log, {"time": self.clock.time(), "token": self.token, **content}]
+        )
         self.history.append(plan)
         self.reached(f"applied {plan.decision_id}")
 
@@ -160,9 +169,8 @@ class FileWorld:
 
     def _write(self, name: str, content: Any) -> None:
         self.root.mkdir(parents=True, exist_ok=True)
-        temporary = self.root / f".{name}.tmp"
-        temporary.write_text(json.dumps(content))
-        temporary.replace(self.root / name)
+        fence = Fence(self.root / "fence")
+        fence.replace(self.root / name, json.dumps(content).encode(), token=self.token)
 
 
 def _plan(entry: dict[str, Any]) -> RoutePlan:

@@ -66,10 +66,10 @@ def check_end(story: Story, world: FileWorld, store: Store) -> None:
     complaints = world.root / "misrouted.log"
     assert not complaints.exists(), complaints.read_text()
     for plan in plans:
-        assert plan in _allowed(store), "a plan that nobody decided"
+        assert plan in decided(store), "a plan that nobody decided"
 
 
-def _allowed(store: Store) -> list[object]:
+def decided(store: Store) -> list[object]:
     """Every plan that a rollout's persisted states ask for."""
     allowed: list[object] = [desired(Serving(), None).plan]
     for rollout in store.rollouts():

@@ -15,7 +15,6 @@ from coalmine.arms import Arm
 from coalmine.clock import ManualClock
 from coalmine.gateway import RoutePlan
 from coalmine.rollout import DeployedModel, RolloutRefused
-from coalmine.rollout._lease import TTL
 
 from .api_server import Fault
 from .conftest import Stage
@@ -46,6 +45,9 @@ class ClusterWorld(FileWorld):
 
     def restart(self) -> None:
         self._router = self.plane.router(timeout=2.0)
+
+    def claim(self, token: int) -> None:
+        self._router.claim(token)
 
     async def apply(self, plan: RoutePlan) -> None:
         await self._router.apply(plan)
@@ -224,9 +226,8 @@ async def test_deaths_and_troubles_on_the_way_change_nothing(
             cluster.api.faults.append(Fault(chance.choice(("GET", "PUT")), resource, kind))
         if await died(play, after=chance.randint(1, 12) if chance.random() < 0.7 else None):
             deaths += 1
-            stage.restart()
+            stage.die()
             play.world.restart()
-            stage.clock.advance(TTL)
         stage.clock.advance(1.0)
         if id is None:
             try:

@@ -15,9 +15,8 @@ import pytest
 
 from coalmine.clock import ManualClock
 from coalmine.rollout import RolloutRefused
-from coalmine.rollout._lease import TTL
 from coalmine.rollout._state import Rollout, Serving
-from coalmine.rollout._store import Entry, Store
+from coalmine.rollout._store import Entry, Held, Store
 
 from .conftest import Stage
 from .fakes import FileWorld, Traffic
@@ -43,7 +42,7 @@ class Mine:
 
 def mined_store(mine: Mine) -> type[Store]:
     class MinedStore(Store):
-        def take_lease(self, owner: str, *, instead_of: tuple[str, float] | None) -> bool:
+        def take_lease(self, owner: str, *, instead_of: Held | None) -> int | None:
             mine("taking the lease")
             taken = super().take_lease(owner, instead_of=instead_of)
             mine("took the lease")
@@ -60,9 +59,9 @@ def mined_store(mine: Mine) -> type[Store]:
             mine(f"saved {rollout.phase}")
             return saved
 
-        def adopt(self, serving: Serving, entry: Entry, *, owner: str) -> None:
+        def adopt(self, serving: Serving, entry: Entry, *, token: int) -> None:
             mine("adopting")
-            super().adopt(serving, entry, owner=owner)
+            super().adopt(serving, entry, token=token)
             mine("adopted")
 
     return MinedStore
@@ -89,8 +88,7 @@ async def play(root: Path, story: Story, mine: Mine) -> Stage:
                     if newest.phase == story.aborted_in:
                         stage.command(newest.id, "abort")
             except Killed:
-                stage.restart()
-                clock.advance(TTL)
+                stage.die()
             except RolloutRefused:
                 await stage.controller.tick()
             clock.advance(2.0)

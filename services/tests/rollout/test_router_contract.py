@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from coalmine.arms import Arm
+from coalmine.fencing import FencedOff
 from coalmine.gateway import GatewayError, GatewayUnavailable, RouteNotApplied, RoutePlan
 
 from ..gateway.conftest import Process, RunningGateway, gateway, routing, upstreams  # noqa: F401
@@ -196,6 +197,38 @@ async def check_an_arm_it_does_not_have_is_refused(plane: DataPlane) -> None:
             await router.apply(RoutePlan("r1.x", {Arm.STABLE: 50, Arm.BASELINE: 50}, salt="r1"))
         assert await router.applied() == plan(10)
         assert await plane.reached() == expected(10)
+
+
+async def check_who_was_overtaken_writes_nothing(plane: DataPlane) -> None:
+    async with plane.router() as one, plane.router() as other:
+        await asyncio.to_thread(one.claim, 1)
+        await one.apply(plan(10))
+        await asyncio.to_thread(other.claim, 2)
+        for percent in (50, 0):
+            with pytest.raises(FencedOff, match="controller 2 has taken over from 1"):
+                await one.apply(plan(percent))
+        assert await plane.reached() == expected(10)
+        assert await other.applied() is not None
+        await other.apply(plan(50))
+        with pytest.raises(FencedOff):
+            await asyncio.to_thread(one.claim, 1)
+        assert await plane.reached() == expected(50)
+
+
+async def check_who_was_overtaken_in_the_middle_writes_nothing(plane: DataPlane) -> None:
+    """Stopped with what it wanted unwritten, and awake again after another has taken over."""
+    async with plane.router() as one, plane.router() as other:
+        await asyncio.to_thread(one.claim, 1)
+        await one.apply(plan(10))
+        with plane.stalled():
+            asleep = asyncio.create_task(one.apply(plan(50)))
+            await asyncio.sleep(0.05)
+            await asyncio.to_thread(other.claim, 2)
+        await other.apply(plan(0, "r1.revert"))
+        outcome = (await asyncio.gather(asleep, return_exceptions=True))[0]
+        assert outcome is None or isinstance(outcome, (FencedOff, GatewayError))
+        assert await plane.reached() == expected(0)
+        assert await other.applied() == plan(0, "r1.revert")
 
 
 Check = Callable[[DataPlane], Awaitable[None]]

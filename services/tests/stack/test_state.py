@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from coalmine.arms import Arm
+from coalmine.fencing import FencedOff
 from coalmine.modeldir import ModelDirectoryError
 from coalmine.rollout import DeployedModel
 from coalmine.spec import ModelSpec, ServiceSpec
@@ -31,6 +32,7 @@ from coalmine.stack import (
 from coalmine.stack._offer import check_model
 from coalmine.stack._ports import check_ports
 
+MODEL = DeployedModel("3", Path("/models/3"), "sha256:3")
 RUNNING = Running("ev", "f.yaml", os.getpid(), 100.0, (Part("gateway", 12, "http://x"),))
 
 
@@ -134,3 +136,18 @@ def test_a_model_directory_without_its_card_is_named(tmp_path: Path, scheme: str
     with pytest.raises(ModelDirectoryError, match=rf"{tmp_path}/model\.yaml: missing"):
         check_model(service)
     assert check_model(ServiceSpec(name="ev", model=ModelSpec(uri="models:/ev/3"))) is None
+
+
+def test_arms_are_not_changed_by_a_controller_that_was_overtaken(tmp_path: Path) -> None:
+    path = tmp_path / "arms.json"
+    old, new = (LocalArmHost(path, model_name="ev", ports=Ports().arms) for _ in range(2))
+    old.claim(1)
+    old.deploy(Arm.STABLE, MODEL)
+    new.claim(2)
+    with pytest.raises(FencedOff, match="controller 2 has taken over"):
+        old.deploy(Arm.CANARY, MODEL)
+    with pytest.raises(FencedOff):
+        old.retire(Arm.STABLE)
+    assert new.current() == {Arm.STABLE: MODEL}
+    new.retire(Arm.STABLE)
+    assert new.current() == {}

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+from contextlib import suppress
 from pathlib import Path
 from typing import Self
 
 import httpx
 
 from coalmine.clock import SYSTEM_CLOCK, Clock
+from coalmine.fencing import FencedOff
 from coalmine.gateway._bootstrap import STAT_PREFIX, bootstrap_file
-from coalmine.gateway._files import write_atomically
 from coalmine.gateway._plan import GatewayUnavailable, RouteNotApplied, RoutePlan
-from coalmine.gateway._routes import ROUTE_CONFIG, parse_plan, routes_file, write_routes
+from coalmine.gateway._routes import ROUTE_CONFIG, fence_of, parse_plan, routes_file, write_routes
 from coalmine.spec import RoutingSpec
 
 __all__ = ["EnvoyGateway", "envoy_binary", "envoy_command"]
@@ -57,6 +58,7 @@ class EnvoyGateway:
         self._routing = routing
         self._timeout = timeout
         self._clock = clock
+        self._token = 0
         self._one_at_a_time = asyncio.Lock()
         # The environment's proxies are not for loopback.
         self._admin = httpx.AsyncClient(base_url=admin_url, timeout=2.0, trust_env=False)
@@ -71,6 +73,14 @@ class EnvoyGateway:
         """Close the connection to the admin port."""
         await self._admin.aclose()
 
+    def claim(self, token: int) -> None:
+        """Refuse the writes of smaller tokens from here on; `FencedOff` if a larger one claimed.
+
+        Blocks. Without a claim, a gateway writes as long as nobody else has claimed the routes.
+        """
+        fence_of(self._directory).claim(token)
+        self._token = token
+
     async def apply(self, plan: RoutePlan) -> None:
         """Return when the data plane shows the plan; else `RouteNotApplied`, and the old one stays.
 
@@ -84,8 +94,7 @@ class EnvoyGateway:
             except BaseException:
                 # Else an Envoy restarted later would take, or choke on, what was given up here.
                 if before is not None:
-                    path = routes_file(self._directory)
-                    await asyncio.shield(asyncio.to_thread(write_atomically, path, before))
+                    await asyncio.shield(asyncio.to_thread(self._put_back, before))
                 raise
 
     async def applied(self) -> RoutePlan | None:
@@ -96,13 +105,21 @@ class EnvoyGateway:
         dump = await self._get("/config_dump", resource="dynamic_route_configs")
         return parse_plan(dump.json().get("configs", ()), self._routing)
 
+    def _write(self, plan: RoutePlan) -> None:
+        write_routes(self._directory, plan, self._routing, token=self._token)
+
+    def _put_back(self, before: bytes) -> None:
+        with suppress(FencedOff):  # Then the routes are another's to write.
+            path = routes_file(self._directory)
+            fence_of(self._directory).replace(path, before, token=self._token)
+
     async def _write_and_wait(self, plan: RoutePlan, rejections: dict[str, int] | None) -> None:
         give_up = self._clock.monotonic() + self._timeout
         write_again = self._clock.monotonic()
         problem = ""
         while self._clock.monotonic() < give_up:
             if self._clock.monotonic() >= write_again:
-                await asyncio.to_thread(write_routes, self._directory, plan, self._routing)
+                await asyncio.to_thread(self._write, plan)
                 write_again = self._clock.monotonic() + _REWRITE
             try:
                 if await self.applied() == plan:

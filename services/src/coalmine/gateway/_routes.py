@@ -10,11 +10,19 @@ from typing import Any
 import yaml
 
 from coalmine.arms import Arm
+from coalmine.fencing import Fence
 from coalmine.gateway._files import write_atomically
 from coalmine.gateway._plan import RoutePlan
 from coalmine.spec import RoutingSpec
 
-__all__ = ["ROUTE_CONFIG", "parse_plan", "render_routes", "routes_file", "write_routes"]
+__all__ = [
+    "ROUTE_CONFIG",
+    "fence_of",
+    "parse_plan",
+    "render_routes",
+    "routes_file",
+    "write_routes",
+]
 
 #: The name of the route configuration, in the bootstrap, the file and the statistics.
 ROUTE_CONFIG = "coalmine"
@@ -36,11 +44,25 @@ def routes_file(directory: Path) -> Path:
     return directory / "routes" / "rds.yaml"
 
 
-def write_routes(directory: Path, plan: RoutePlan, routing: RoutingSpec) -> None:
-    """Write the routes of a plan for Envoy to pick up; durable when this returns."""
+def fence_of(directory: Path) -> Fence:
+    """Who may write the routes; beside the directory that Envoy watches."""
+    return Fence(directory / "fence")
+
+
+def write_routes(
+    directory: Path, plan: RoutePlan, routing: RoutingSpec, *, token: int | None = None
+) -> None:
+    """Write the routes of a plan for Envoy to pick up; durable when this returns.
+
+    `FencedOff` if a larger token has claimed them; None: nobody is asked.
+    """
     path = routes_file(directory)
     path.parent.mkdir(parents=True, exist_ok=True)
-    write_atomically(path, render_routes(plan, routing).encode())
+    content = render_routes(plan, routing).encode()
+    if token is None:
+        write_atomically(path, content)
+    else:
+        fence_of(directory).replace(path, content, token=token)
 
 
 def render_routes(plan: RoutePlan, routing: RoutingSpec) -> str:

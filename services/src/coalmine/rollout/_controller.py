@@ -13,6 +13,7 @@ from typing import Any
 
 from coalmine.arms import Arm
 from coalmine.clock import Clock
+from coalmine.fencing import FencedOff
 from coalmine.gateway import RoutePlan
 from coalmine.rollout._converge import Converged, converge
 from coalmine.rollout._errors import LeaseLost, RolloutMoved
@@ -54,6 +55,9 @@ class Controller:
 
         self._seen_at = 0.0
         self._adopted = False
+        self._claimed: int | None = None
+        """The token by which the data plane knows this controller."""
+
         self._stuck_since: tuple[str, float] | None = None
 
     @property
@@ -75,7 +79,7 @@ class Controller:
         before = self.note
         try:
             await self._tick()
-        except LeaseLost:
+        except (LeaseLost, FencedOff):
             self._stand_by()
         except RolloutMoved:
             pass  # A command came in between: the next tick sees it.
@@ -90,8 +94,8 @@ class Controller:
             self._stand_by()
             return
         self.note = None
-        if silent >= DEAD_MAN:
-            await self._give_up_unwatched(silent)
+        if self._claimed != self._lease.token:
+            await self._take_over(silent)
         if not self._adopted:
             await self._adopt_champion()
             self._adopted = True
@@ -129,7 +133,7 @@ class Controller:
     def _stand_by(self) -> None:
         """Know nothing: what this controller saw of the world may not be so any more."""
         self.note = "another controller acts"
-        self.confirmed, self._stuck_since, self._adopted = None, None, False
+        self.confirmed, self._stuck_since, self._adopted, self._claimed = None, None, False, None
 
     def _stuck(self, decision_id: str) -> float:
         """How long arms have been waited for under this decision, in seconds."""
@@ -142,6 +146,17 @@ class Controller:
         await asyncio.to_thread(self._lease.assure)
 
     # -- taking over ------------------------------------------------------------------------------
+
+    async def _take_over(self, silent: float) -> None:
+        """Shut out whoever acted before, also in the middle of an effect; then catch up."""
+        token = self._lease.token
+        self.confirmed, self._stuck_since, self._adopted = None, None, False
+        await asyncio.to_thread(self._world.router.claim, token)
+        await asyncio.to_thread(self._world.host.claim, token)
+        if silent >= DEAD_MAN:
+            await self._give_up_unwatched(silent)
+        await self._assure()
+        self._claimed = token
 
     async def _give_up_unwatched(self, silent: float) -> None:
         """The dead man's switch: nobody watched the candidate, so stable gets its traffic back."""
@@ -163,7 +178,7 @@ class Controller:
         decision = f"champion-{version}"
         entry = Entry("adopted", CONTROLLER, decision, {"version": version, "digest": model.digest})
         serving = Serving(stable=model, decision_id=decision)
-        await asyncio.to_thread(self._store.adopt, serving, entry, owner=self._lease.owner)
+        await asyncio.to_thread(self._store.adopt, serving, entry, token=self._lease.token)
 
     # -- one rollout ------------------------------------------------------------------------------
 
@@ -261,7 +276,8 @@ class Controller:
         serving: Serving | None = None,
     ) -> Rollout:
         decision = desired(serving or Serving(), rollout).plan.decision_id
-        entry = Entry(kind, CONTROLLER, decision, body or {})
+        token = self._lease.token
+        entry = Entry(kind, CONTROLLER, decision, {**(body or {}), "controller": token})
         return await asyncio.to_thread(
-            self._store.save, rollout, entry, owner=self._lease.owner, serving=serving
+            self._store.save, rollout, entry, token=token, serving=serving
         )

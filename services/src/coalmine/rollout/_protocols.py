@@ -31,6 +31,14 @@ class DeployedModel:
 class Router(Protocol):
     """The data plane's weights, as `coalmine.gateway.EnvoyGateway` applies them."""
 
+    def claim(self, token: int) -> None:
+        """From now on refuse what comes with a smaller token; blocks, and is called in a thread.
+
+        `coalmine.fencing.FencedOff` if a larger one has claimed already, and so at every later
+        call that would write.
+        """
+        ...
+
     async def apply(self, plan: RoutePlan) -> None:
         """Return once requests are routed by the plan; raise if the data plane did not take it."""
         ...
@@ -42,6 +50,10 @@ class Router(Protocol):
 
 class ArmHost(Protocol):
     """Where the model servers run. `ready` is called on the loop, the others in a thread."""
+
+    def claim(self, token: int) -> None:
+        """As `Router.claim`."""
+        ...
 
     def deploy(self, arm: Arm, model: DeployedModel) -> None:
         """Ask for a model version on an arm; return once that wish is durable."""

@@ -20,11 +20,12 @@ from coalmine.clock import Clock
 from coalmine.rollout._errors import LeaseLost, RolloutMoved, RolloutRefused, UnknownRollout
 from coalmine.rollout._state import Rollout, Serving
 
-__all__ = ["Entry", "LedgerEntry", "Store", "View"]
+__all__ = ["Entry", "Held", "LedgerEntry", "Store", "View"]
 
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS lease (
-  id INTEGER PRIMARY KEY CHECK (id = 1), owner TEXT NOT NULL, beat REAL NOT NULL
+  id INTEGER PRIMARY KEY CHECK (id = 1), owner TEXT NOT NULL, beat REAL NOT NULL,
+  token INTEGER NOT NULL DEFAULT 0
 );
 CREATE TABLE IF NOT EXISTS serving (id INTEGER PRIMARY KEY CHECK (id = 1), body TEXT NOT NULL);
 CREATE TABLE IF NOT EXISTS rollouts (
@@ -75,6 +76,17 @@ class LedgerEntry:
 
 
 @dataclass(frozen=True, slots=True)
+class Held:
+    """The lease of one who acts."""
+
+    owner: str
+    beat: float
+    """When it last said so, in seconds since the epoch."""
+
+    token: int
+
+
+@dataclass(frozen=True, slots=True)
 class View:
     """What the controller acts upon."""
 
@@ -97,6 +109,14 @@ class Store:
         # A decision must outlive the power: it may already have moved traffic.
         self._db.execute("PRAGMA synchronous=FULL")
         self._db.executescript(_SCHEMA)
+        self._upgrade()
+
+    def _upgrade(self) -> None:
+        """A database of before the tokens gets them."""
+        with self._transaction():
+            columns = [row[1] for row in self._db.execute("PRAGMA table_info(lease)")]
+            if "token" not in columns:
+                self._db.execute("ALTER TABLE lease ADD COLUMN token INTEGER NOT NULL DEFAULT 0")
 
     def close(self) -> None:
         """Release the file."""
@@ -105,38 +125,40 @@ class Store:
 
     # -- the lease --------------------------------------------------------------------------------
 
-    def lease(self) -> tuple[str, float] | None:
-        """Who acts, and when it last said so."""
+    def lease(self) -> Held | None:
+        """Who acts, and when it last said so; None: nobody, since the last one let go."""
         with self._lock:
-            row = self._db.execute("SELECT owner, beat FROM lease").fetchone()
-        return None if row is None else (row[0], row[1])
+            return self._held()
 
-    def take_lease(self, owner: str, *, instead_of: tuple[str, float] | None) -> bool:
-        """Become the one who acts, if the lease is still as it was seen."""
-        with self._transaction():
-            row = self._db.execute("SELECT owner, beat FROM lease").fetchone()
-            if row != instead_of:
-                return False
-            self._db.execute(
-                "INSERT INTO lease VALUES (1, ?, ?) ON CONFLICT (id) DO UPDATE SET "
-                "owner = excluded.owner, beat = excluded.beat",
-                (owner, self._clock.time()),
-            )
-            return True
+    def take_lease(self, owner: str, *, instead_of: Held | None) -> int | None:
+        """Become the one who acts, if the lease is still as it was seen; None if it is not.
 
-    def beat(self, owner: str) -> None:
-        """Say that the owner still acts; `LeaseLost` if it is not the owner any more."""
+        Returns the token, larger than all before it, which this owner shows at every write. The
+        time of the last beat stays the former owner's until this one beats: should it die before,
+        the next still sees how long nobody has watched.
+        """
         with self._transaction():
-            changed = self._db.execute(
-                "UPDATE lease SET beat = ? WHERE owner = ?", (self._clock.time(), owner)
-            ).rowcount
-            if not changed:
-                raise LeaseLost(f"{owner}: another controller has the lease")
+            if self._held() != instead_of:
+                return None
+            beat = self._clock.time() if instead_of is None else instead_of.beat
+            row = self._db.execute(
+                "INSERT INTO lease (id, owner, beat, token) VALUES (1, ?, ?, 1) "
+                "ON CONFLICT (id) DO UPDATE SET owner = excluded.owner, beat = excluded.beat, "
+                "token = token + 1 RETURNING token",
+                (owner, beat),
+            ).fetchone()
+            return int(row[0])
 
-    def release_lease(self, owner: str) -> None:
-        """Let the next controller act at once."""
+    def beat(self, token: int) -> None:
+        """Say that the owner of this token still acts; `LeaseLost` if it is not the owner."""
         with self._transaction():
-            self._db.execute("DELETE FROM lease WHERE owner = ?", (owner,))
+            self._check(token)
+            self._db.execute("UPDATE lease SET beat = ?", (self._clock.time(),))
+
+    def release_lease(self, token: int) -> None:
+        """Let the next controller act at once. The row stays: tokens are never given twice."""
+        with self._transaction():
+            self._db.execute("UPDATE lease SET owner = '' WHERE token = ?", (token,))
 
     # -- state ------------------------------------------------------------------------------------
 
@@ -174,20 +196,18 @@ class Store:
         rollout: Rollout,
         entry: Entry | None,
         *,
-        owner: str | None = None,
+        token: int | None = None,
         serving: Serving | None = None,
     ) -> Rollout:
         """Make a transition durable. `rollout.revision` is the one it was made from.
 
-        `RolloutMoved` if the rollout has changed since; `LeaseLost` if `owner` does not act any
-        more.
+        `RolloutMoved` if the rollout has changed since; `LeaseLost` if the owner of `token` does
+        not act any more. Without a token it is a command, which anybody may give.
         """
         saved = rollout.model_copy(update={"revision": rollout.revision + 1})
         with self._transaction():
-            if owner is not None:
-                row = self._db.execute("SELECT 1 FROM lease WHERE owner = ?", (owner,)).fetchone()
-                if row is None:
-                    raise LeaseLost(f"{owner}: another controller has the lease")
+            if token is not None:
+                self._check(token)
             changed = self._db.execute(
                 "UPDATE rollouts SET outcome = ?, ended = ?, under_way = ?, revision = ?, body = ? "
                 "WHERE id = ? AND revision = ?",
@@ -204,12 +224,10 @@ class Store:
                 self._write(entry, saved)
         return saved
 
-    def adopt(self, serving: Serving, entry: Entry, *, owner: str) -> None:
+    def adopt(self, serving: Serving, entry: Entry, *, token: int) -> None:
         """Serve what the registry says, outside of any rollout."""
         with self._transaction():
-            row = self._db.execute("SELECT 1 FROM lease WHERE owner = ?", (owner,)).fetchone()
-            if row is None:
-                raise LeaseLost(f"{owner}: another controller has the lease")
+            self._check(token)
             self._serve(serving)
             self._write(entry, None)
 
@@ -258,6 +276,15 @@ class Store:
         return [_ledger_entry(row) for row in rows]
 
     # -- inside a transaction ---------------------------------------------------------------------
+
+    def _held(self) -> Held | None:
+        row = self._db.execute("SELECT owner, beat, token FROM lease WHERE owner != ''").fetchone()
+        return None if row is None else Held(*row)
+
+    def _check(self, token: int) -> None:
+        held = self._held()
+        if held is None or held.token != token:
+            raise LeaseLost(f"controller {token} does not have the lease any more")
 
     def _serve(self, serving: Serving) -> None:
         self._db.execute(

@@ -20,10 +20,10 @@ from typing import Any
 import httpx
 
 from coalmine.arms import Arm
+from coalmine.fencing import Fence
 from coalmine.rollout import DeployedModel
 from coalmine.stack._errors import StackError
 from coalmine.stack._ports import url
-from coalmine.stack._state import write_json
 
 __all__ = ["DesiredArms", "LocalArmHost", "read_arms"]
 
@@ -59,8 +59,15 @@ class LocalArmHost:
 
     def __init__(self, path: Path, *, model_name: str, ports: Mapping[Arm, int]) -> None:
         self._path = path
+        self._fence = Fence(path.with_suffix(".fence"))
         self._model_name = model_name
         self._ports = ports
+        self._token = 0
+
+    def claim(self, token: int) -> None:
+        """Refuse the writes of smaller tokens from here on; `FencedOff` if a larger one claimed."""
+        self._fence.claim(token)
+        self._token = token
 
     def deploy(self, arm: Arm, model: DeployedModel) -> None:
         """Ask for a model version on an arm; durable when this returns, `ready` once it answers."""
@@ -98,4 +105,5 @@ class LocalArmHost:
             str(arm): {**asdict(model), "path": str(model.path)}
             for arm, model in desired.arms.items()
         }
-        write_json(self._path, {"generation": desired.generation + 1, "arms": arms})
+        content = json.dumps({"generation": desired.generation + 1, "arms": arms}, indent=2)
+        self._fence.replace(self._path, content.encode(), token=self._token)

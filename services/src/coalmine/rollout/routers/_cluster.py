@@ -9,8 +9,9 @@ the model it should.
 from __future__ import annotations
 
 import asyncio
+import copy
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Self
 
@@ -19,7 +20,7 @@ from coalmine.clock import SYSTEM_CLOCK, Clock
 from coalmine.gateway import GatewayUnavailable, RouteNotApplied, RoutePlan
 from coalmine.rollout._protocols import DeployedModel
 from coalmine.rollout.routers._errors import ClusterRefused
-from coalmine.rollout.routers._kubernetes import Kubernetes
+from coalmine.rollout.routers._kubernetes import Kind, Kubernetes, Object
 from coalmine.rollout.routers._wish import Wish
 
 __all__ = ["ClusterDataPlane", "ModelUri", "Observed", "Uris"]
@@ -123,6 +124,7 @@ class ClusterDataPlane(ABC):
         self._clock = clock
         self._one_at_a_time = asyncio.Lock()
         self._wish = Wish(api, name=name)
+        self._token = 0
         self._last: RoutePlan | None = None
 
     async def __aenter__(self) -> Self:
@@ -130,6 +132,34 @@ class ClusterDataPlane(ABC):
 
     async def __aexit__(self, *_: object) -> None:
         await asyncio.to_thread(self._api.close)
+
+    def claim(self, token: int) -> None:
+        """Refuse the writes of smaller tokens from here on; `FencedOff` if a larger one claimed."""
+        self._wish.claim(token)
+        self._token = token
+
+    def _update(
+        self,
+        kind: Kind,
+        name: str,
+        change: Callable[[Object], Object],
+        *,
+        owned: Callable[[Object], object],
+    ) -> None:
+        """`Kubernetes.update`, if nobody with a larger token has claimed.
+
+        That is asked after the object was read: who claims and then writes it makes this write
+        fail. A claim whose owner has nothing to write leaves a gap of the one request in between.
+        """
+
+        def fenced(found: Object) -> Object:
+            before = copy.deepcopy(found)
+            wanted = change(found)
+            if wanted != before:
+                self._wish.check(self._token)
+            return wanted
+
+        self._api.update(kind, name, fenced, owned=owned)
 
     # -- router -----------------------------------------------------------------------------------
 
@@ -215,14 +245,15 @@ class ClusterDataPlane(ABC):
         arms = self._wish.read()
         # The note comes last: killed in between, the controller asks again.
         self._deploy(arm, model, self._uris(arms))
-        self._wish.write({**arms, arm: model})
+        self._wish.write({**arms, arm: model}, token=self._token)
 
     def retire(self, arm: Arm) -> None:
         """Ask for an arm to be stopped; durable when this returns."""
         arms = self._wish.read()
         if arm in arms:
             self._retire(arm, self._uris(arms))
-            self._wish.write({each: model for each, model in arms.items() if each != arm})
+            left = {each: model for each, model in arms.items() if each != arm}
+            self._wish.write(left, token=self._token)
 
     def current(self) -> dict[Arm, DeployedModel]:
         """What was asked for last; without stable, if somebody took its model out of the cluster.

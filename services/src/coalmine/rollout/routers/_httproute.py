@@ -69,7 +69,7 @@ class HttpRoute(ClusterDataPlane):
                     rule["filters"] = others
             return route
 
-        self._api.update(HTTP_ROUTE, self._route_name, change, owned=_owned)
+        self._update(HTTP_ROUTE, self._route_name, change, owned=_owned)
 
     def _check_running(self, plan: RoutePlan, uris: Uris) -> None:
         """Refuse requests to a candidate that cannot answer; the way back to stable is free."""
@@ -139,6 +139,7 @@ class HttpRoute(ClusterDataPlane):
     def _deploy(self, arm: Arm, model: DeployedModel, uris: Uris) -> None:
         uri = self._model_uri.of(model)
         if arm is not Arm.STABLE and self._api.get(INFERENCE_SERVICE, self._isvc(arm)) is None:
+            self._wish.check(self._token)
             self._api.create(INFERENCE_SERVICE, self._copy(arm, uri))
 
         def change(service: Object) -> Object:
@@ -148,7 +149,7 @@ class HttpRoute(ClusterDataPlane):
             set_model(service["spec"]["predictor"], uri)
             return service
 
-        self._api.update(INFERENCE_SERVICE, self._isvc(arm), change, owned=_model_in)
+        self._update(INFERENCE_SERVICE, self._isvc(arm), change, owned=_model_in)
 
     def _copy(self, arm: Arm, uri: str) -> Object:
         stable = self._inference_service(Arm.STABLE)
@@ -174,6 +175,7 @@ class HttpRoute(ClusterDataPlane):
 
     def _retire(self, arm: Arm, uris: Uris) -> None:
         if arm is not Arm.STABLE:
+            self._wish.check(self._token)
             self._api.delete(INFERENCE_SERVICE, self._isvc(arm))
 
     def _holds(self, arm: Arm, uris: Uris) -> bool:

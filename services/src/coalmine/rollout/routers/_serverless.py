@@ -44,7 +44,7 @@ class KServeServerless(ClusterDataPlane):
             uri, percent = self._target(service, plan, uris)
             return _write(service, uri, percent)
 
-        self._api.update(INFERENCE_SERVICE, self._name, change, owned=_owned)
+        self._update(INFERENCE_SERVICE, self._name, change, owned=_owned)
 
     def _asked(self, plan: RoutePlan, uris: Uris) -> bool:
         service = self._service()
@@ -156,7 +156,7 @@ class KServeServerless(ClusterDataPlane):
                 return service  # The way back: it runs still, and the percent routes to it.
             return _write(service, uri, None)
 
-        self._api.update(INFERENCE_SERVICE, self._name, change, owned=_owned)
+        self._update(INFERENCE_SERVICE, self._name, change, owned=_owned)
 
     def _check_canary(self, service: Object, uris: Uris) -> None:
         where = f"inferenceservices {self._name}"
@@ -187,7 +187,7 @@ class KServeServerless(ClusterDataPlane):
             # promotes it.
             return _write(service, stable, 0)
 
-        self._api.update(INFERENCE_SERVICE, self._name, change, owned=_owned)
+        self._update(INFERENCE_SERVICE, self._name, change, owned=_owned)
 
     def _holds(self, arm: Arm, uris: Uris) -> bool:
         service = self._service()

@@ -50,7 +50,7 @@ class KServeStandard(ClusterDataPlane):
                 entry["predictor"]["minReplicas"] = _replicas(total, weight)
             return service
 
-        self._api.update(INFERENCE_SERVICE, self._name, change, owned=_owned)
+        self._update(INFERENCE_SERVICE, self._name, change, owned=_owned)
 
     def _asked(self, plan: RoutePlan, uris: Uris) -> bool:
         service = self._service()
@@ -142,7 +142,7 @@ class KServeStandard(ClusterDataPlane):
                 return service
             return (_add if arm is Arm.CANARY else _replace)(service, uri, _name_of(model))
 
-        self._api.update(INFERENCE_SERVICE, self._name, change, owned=_owned)
+        self._update(INFERENCE_SERVICE, self._name, change, owned=_owned)
 
     def _retire(self, arm: Arm, uris: Uris) -> None:
         stable = uris.get(Arm.STABLE)
@@ -155,7 +155,7 @@ class KServeStandard(ClusterDataPlane):
             service["spec"].pop("canary", None)
             return service
 
-        self._api.update(INFERENCE_SERVICE, self._name, change, owned=_owned)
+        self._update(INFERENCE_SERVICE, self._name, change, owned=_owned)
 
     def _holds(self, arm: Arm, uris: Uris) -> bool:
         service = self._service()

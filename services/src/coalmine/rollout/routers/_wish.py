@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from coalmine.arms import Arm
+from coalmine.fencing import FencedOff
 from coalmine.rollout._protocols import DeployedModel
 from coalmine.rollout.routers._errors import ClusterRefused
 from coalmine.rollout.routers._kubernetes import CONFIG_MAP, Kubernetes, Object
@@ -18,6 +19,7 @@ from coalmine.rollout.routers._kubernetes import CONFIG_MAP, Kubernetes, Object
 __all__ = ["Wish"]
 
 _KEY = "arms.json"
+_TOKEN = "controller"
 
 
 class Wish:
@@ -44,21 +46,45 @@ class Wish:
                 f"({error!r}); correct or delete it"
             ) from error
 
-    def write(self, arms: Mapping[Arm, DeployedModel]) -> None:
-        """Replace it whole."""
+    def claim(self, token: int) -> None:
+        """Leave the mark of a token; `FencedOff` if there is that of a larger one."""
+        self._change({}, token=token)
+
+    def check(self, token: int) -> None:
+        """`FencedOff` if a larger token has claimed."""
+        _check(self._api.get(CONFIG_MAP, self._name), token)
+
+    def write(self, arms: Mapping[Arm, DeployedModel], *, token: int) -> None:
+        """Replace it whole; `FencedOff` if a larger token has claimed."""
         content = json.dumps(
             {
                 arm.value: {"version": m.version, "path": str(m.path), "digest": m.digest}
                 for arm, m in arms.items()
             }
         )
+        self._change({_KEY: content}, token=token)
+
+    def _change(self, data: Mapping[str, str], *, token: int) -> None:
         if self._api.get(CONFIG_MAP, self._name) is None:
             meta = {"name": self._name, "namespace": self._api.namespace}
-            body = {"apiVersion": "v1", "kind": "ConfigMap", "metadata": meta, "data": {}}
+            empty = {_KEY: "{}"}
+            body = {"apiVersion": "v1", "kind": "ConfigMap", "metadata": meta, "data": empty}
             self._api.create(CONFIG_MAP, body)
 
         def replace(found: Object) -> Object:
-            found["data"] = {**(found.get("data") or {}), _KEY: content}
+            # The server refuses the write if somebody claimed after this was read.
+            _check(found, token)
+            found["data"] = {**(found.get("data") or {}), **data, _TOKEN: str(token)}
             return found
 
-        self._api.update(CONFIG_MAP, self._name, replace, owned=lambda o: o.get("data"))
+        self._api.update(CONFIG_MAP, self._name, replace, owned=_arms)
+
+
+def _arms(found: Object) -> object:
+    return (found.get("data") or {}).get(_KEY)
+
+
+def _check(found: Object | None, token: int) -> None:
+    claimed = ((found or {}).get("data") or {}).get(_TOKEN, "0")
+    if claimed.isdecimal() and int(claimed) > token:
+        raise FencedOff(f"controller {claimed} has taken over from {token}; nothing is written")
