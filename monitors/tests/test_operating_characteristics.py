@@ -76,19 +76,31 @@ def test_a_run_in_which_nothing_happens_has_no_incident(rho: float, windows: int
 
 
 @pytest.mark.parametrize(
-    ("rho", "windows", "within"), [(0.0, 20, 3), (0.6, 20, 4), (0.6, 40, 3), (0.9, 40, 5)]
+    ("rho", "windows", "sigma", "median", "most"),
+    [
+        (0.0, 20, 1.0, 1, 1),
+        (0.6, 20, 1.0, 1, 2),
+        (0.9, 20, 1.0, 3, 5),
+        (0.9, 40, 1.0, 2, 3),
+        (0.6, 20, 0.5, 3, 6),
+        (0.9, 40, 0.5, 6, 10),
+    ],
 )
-def test_one_feature_of_twenty_moves_by_one_sigma(rho: float, windows: int, within: int) -> None:
+def test_one_feature_of_twenty_moves(
+    rho: float, windows: int, sigma: float, median: int, most: int
+) -> None:
+    """A declared run length of 100 windows; all but one run within `most`."""
     rng = np.random.default_rng(23)
-    delays = []
+    delays, named = [], []
     for _ in range(8):
-        rows = stream(windows + 12, rho=rho, rng=rng)
+        rows = stream(windows + 24, rho=rho, rng=rng)
         past, live = rows[: windows * WINDOW], rows[windows * WINDOW :]
-        live[:, 7] += 1.0
-        watch = detector(past, run_length=2000, min_effect=0.2)
+        live[:, 7] += sigma
+        watch = detector(past, run_length=100, min_effect=0.05)
         delays.append(alarm_after(watch, live) or 99)
         assert watch.finding is not None
-        assert watch.finding.features[0].name == "f7"
-        assert watch.finding.features[0].direction == "up"
-    assert sorted(delays)[-2] <= within, delays
-    assert np.median(delays) <= 4
+        named.append((watch.finding.features[0].name, watch.finding.features[0].direction))
+    assert sorted(delays)[-2] <= most, delays
+    assert np.median(delays) <= median, delays
+    # In so many windows one false alarm may come first.
+    assert named.count(("f7", "up")) >= len(named) - 1, named

@@ -1,21 +1,21 @@
-"""Sequential tests: block-calibrated p-values, e-values, betting, and the e-detector of them."""
+"""Sequential tests: shifts against a reference's windows, betting, and e-detectors of both."""
 
 from __future__ import annotations
 
 from coalmine_monitors.detectors._betting import STAKES, bets_on_less
-from coalmine_monitors.detectors._calibration import RISK, BlockCalibration
 from coalmine_monitors.detectors._checks import Case, yield_checks
 from coalmine_monitors.detectors._ecusum import EDetector
-from coalmine_monitors.detectors._evalues import calibrate, e_benjamini_hochberg
+from coalmine_monitors.detectors._evalues import e_benjamini_hochberg
+from coalmine_monitors.detectors._shift import LOOK_BACK, Baseline, ShiftDetector
 
 __all__ = [
-    "RISK",
+    "LOOK_BACK",
     "STAKES",
-    "BlockCalibration",
+    "Baseline",
     "Case",
     "EDetector",
+    "ShiftDetector",
     "bets_on_less",
-    "calibrate",
     "e_benjamini_hochberg",
     "yield_checks",
 ]

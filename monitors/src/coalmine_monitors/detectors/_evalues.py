@@ -1,30 +1,13 @@
-"""From how unusual to how much evidence: p-values become e-values, and e-values name features."""
+"""From evidence to names: which of many features an alarm is about."""
 
 from __future__ import annotations
 
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["calibrate", "e_benjamini_hochberg"]
+__all__ = ["e_benjamini_hochberg"]
 
 Floats = NDArray[np.float64]
-
-
-def calibrate(p: Floats) -> Floats:
-    """Turn p-values into e-values, with the mixture of all power calibrators.
-
-    E[calibrate(P)] = 1 for a uniform P. It is 1/2 at p = 1, so that quiet windows lower the
-    evidence without ever wiping it out, and grows as 1 / (p ln(p)**2).
-
-    >>> calibrate(np.array([1.0, 0.05, 1e-6])).round(2).tolist()
-    [0.5, 1.78, 5239.14]
-
-    Source: Vovk and Wang, "E-values: calibration, combination and applications", 2021, eq. (4).
-    """
-    # At p = 1 the expression is 0/0, and very near it rounding eats the numerator.
-    clipped = np.clip(p, 1e-300, 1 - 1e-4)
-    log = np.log(clipped)
-    return np.asarray((1 - clipped + clipped * log) / (clipped * log * log), dtype=np.float64)
 
 
 def e_benjamini_hochberg(evidence: Floats, *, level: float) -> NDArray[np.bool_]:

@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 from coalmine.incidents import AffectedFeature
 from coalmine.modeldir import Column
 from coalmine_monitors._incidents import Finding
-from coalmine_monitors.detectors import EDetector, calibrate, e_benjamini_hochberg
-from coalmine_monitors.drift._reference import Reference
+from coalmine_monitors.detectors import LOOK_BACK, ShiftDetector, e_benjamini_hochberg
+from coalmine_monitors.drift._reference import Reference, streams
 from coalmine_monitors.drift._statistics import location_shift, psi
 
 __all__ = ["DriftDetector"]
@@ -33,12 +33,12 @@ Floats = NDArray[np.float64]
 class DriftDetector:
     """Tumbling windows against the reference: evidence AND effect, feature by feature.
 
-    Each window gives every feature an e-value, the mean of two: how unusual its PSI is (any change
-    of shape) and how unusual its location (sensitive to a shift in the mean). `EDetector` adds them
-    up. An alarm needs its threshold, and a feature whose evidence is significant by e-BH and whose
-    PSI, less the bias it has on the reference, exceeds `reference.threshold` on average over its
-    windows of evidence. It lasts until no feature it named has half that effect, `CALM` windows in
-    a row.
+    Each window gives every feature two numbers: its PSI (any change of shape) and, if it is
+    numeric, its location (sensitive to a shift in the mean). `ShiftDetector` gathers the evidence
+    that they are others than on the reference. An alarm needs its threshold, and a feature whose
+    evidence is significant by e-BH and whose PSI, less the bias it has on the reference, exceeds
+    `reference.threshold` on average over its windows of evidence. It lasts until no feature it
+    named has half that effect, `CALM` windows in a row.
     """
 
     def __init__(self, reference: Reference, *, window_rows: int, run_length: int) -> None:
@@ -49,11 +49,11 @@ class DriftDetector:
         self._counts = reference.histograms.empty()
         self._rows = 0
         self._span = (math.inf, -math.inf)
-        self._starts: Floats = np.zeros(count)
+        self._starts: list[float] = []
         self._effects: Floats = np.zeros((RECENT, count))
         self._blamed: NDArray[np.bool_] = np.zeros(count, dtype=np.bool_)
         self._calm = 0
-        self._test = EDetector(streams=count, run_length=run_length)
+        self._test = ShiftDetector(reference.baseline, run_length=run_length)
         self._windows = 0
         self.finding: Finding | None = None
         self.report: Mapping[str, Any] = {}
@@ -76,7 +76,7 @@ class DriftDetector:
     @property
     def score(self) -> Floats:
         """PSI less its bias [features], averaged over each feature's recent windows of evidence."""
-        lengths = np.clip(self._test.updates - self._test.began, 1, RECENT)
+        lengths = np.clip(self._lasting, 1, RECENT)
         recent = np.arange(RECENT)[:, None] < lengths[None, :]
         return np.asarray((self._effects * recent).sum(axis=0) / lengths, dtype=np.float64)
 
@@ -87,8 +87,24 @@ class DriftDetector:
 
     @property
     def evidence(self) -> Floats:
-        """Evidence of each feature [features]; their mean is compared with the run length."""
-        return self._test.evidence
+        """Evidence of each feature [features]: the mean of that of its shape and its location."""
+        shape, location = self._each(self._test.evidence)
+        return np.where(self._reference.numeric, (shape + location) / 2, shape)
+
+    @property
+    def _lasting(self) -> NDArray[np.int64]:
+        """Windows [features] since the change that each feature has most evidence for."""
+        evidence, location_evidence = self._each(self._test.evidence)
+        shape, location = self._each(self._test.updates - self._test.began)
+        by_location = self._reference.numeric & (location_evidence > evidence)
+        return np.where(by_location, location, shape)
+
+    def _each(self, values: NDArray[Any]) -> tuple[NDArray[Any], NDArray[Any]]:
+        """Streams as two rows of [features]; a feature without a location gets its shape twice."""
+        numeric = self._reference.numeric
+        shape, location = values[: numeric.size], values[: numeric.size].copy()
+        location[numeric] = values[numeric.size :]
+        return shape, location
 
     @property
     def detected(self) -> bool:
@@ -112,13 +128,11 @@ class DriftDetector:
         # With most values missing there is nothing to compare; that is the quality monitor's
         # affair.
         judged = self._counts.sum(axis=-1) >= self._window_rows / 2
-        by_shape = calibrate(reference.shape.pvalues(np.cbrt(scores)))
-        by_location = calibrate(reference.location.pvalues(shift))
-        both = np.where(reference.numeric, (by_shape + by_location) / 2, by_shape)
-        self._test.update(np.where(judged, both, 1.0))
+        shape, location = (np.where(judged, values, np.nan) for values in (np.cbrt(scores), shift))
+        self._test.update(streams(shape, location, numeric=reference.numeric))
         self._windows += 1
         start, end = self._span
-        self._starts = np.where(self._test.rising >= self._test.updates - 1, start, self._starts)
+        self._starts = [start, *self._starts[: LOOK_BACK - 1]]
         effect = np.where(judged, scores - reference.bias, 0.0)
         self._effects = np.vstack([effect[None], self._effects[:-1]])
         self._blame()
@@ -140,10 +154,10 @@ class DriftDetector:
             # The world is as the reference again: what was learnt before does not count any more.
             self._blamed = np.zeros_like(self._blamed)
             self._calm = 0
-            self._test.evidence = np.ones_like(self._test.evidence)
+            self._test.forget()
 
     def _conclude(self, effect: Floats, shift: Floats, *, start: float, end: float) -> None:
-        combined = math.log(self._test.combined)
+        combined, evidence = _log(self._test.combined), self.evidence
         self.report = {
             "start": start,
             "end": end,
@@ -154,7 +168,7 @@ class DriftDetector:
                 column.name: {
                     "score": round(float(effect[index]), 6),
                     "threshold": round(float(self.threshold[index]), 6),
-                    "log_evidence": round(math.log(self.evidence[index]), 6),
+                    "log_evidence": round(_log(float(evidence[index])), 6),
                     "shift": round(float(shift[index]), 6),
                 }
                 for index, column in enumerate(self.columns)
@@ -170,7 +184,7 @@ class DriftDetector:
         self.finding = Finding(
             detected=True,
             end=end,
-            onset=float(self._starts[strongest]),
+            onset=self._starts[max(int(self._lasting[strongest]), 1) - 1],
             summary=f"{names} moved away from the training data",
             features=features,
             evidence={
@@ -182,9 +196,11 @@ class DriftDetector:
         )
 
     def _affected(self, index: int, shift: Floats) -> AffectedFeature:
-        location = self._reference.location
+        baseline = self._reference.baseline
+        _, usual = self._each(baseline.mean)
+        _, spread = self._each(baseline.spread)
         direction: Literal["up", "down", "other"] = "other"
-        distance = (shift[index] - location.mean[index]) / location.scale[index]
+        distance = (shift[index] - usual[index]) / spread[index]
         if self._reference.numeric[index] and abs(distance) >= _DIRECTED:
             direction = "up" if distance > 0 else "down"
         return AffectedFeature(
@@ -201,7 +217,7 @@ class DriftDetector:
             "counts": self._counts.tolist(),
             "rows": self._rows,
             "span": list(self._span),
-            "starts": self._starts.tolist(),
+            "starts": list(self._starts),
             "effects": self._effects.tolist(),
             "blamed": self._blamed.tolist(),
             "calm": self._calm,
@@ -214,9 +230,14 @@ class DriftDetector:
         self._counts = np.array(state["counts"], dtype=np.int64)
         self._rows = int(state["rows"])
         self._span = (float(state["span"][0]), float(state["span"][1]))
-        self._starts = np.array(state["starts"], dtype=np.float64)
+        self._starts = [float(start) for start in state["starts"]]
         self._effects = np.array(state["effects"], dtype=np.float64)
         self._blamed = np.array(state["blamed"], dtype=np.bool_)
         self._calm = int(state["calm"])
         self._test.restore(state["test"])
         self._windows = int(state["windows"])
+
+
+def _log(evidence: float) -> float:
+    """Finite, so that it can be shown: of a shape that is as usual there is no evidence at all."""
+    return math.log(max(evidence, 1e-9))

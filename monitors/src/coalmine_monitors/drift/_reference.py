@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from coalmine.modeldir import Column
 from coalmine_monitors._errors import UnusableReferenceError
 from coalmine_monitors._rows import matrix
-from coalmine_monitors.detectors import BlockCalibration
+from coalmine_monitors.detectors import Baseline
 from coalmine_monitors.drift._statistics import (
     location_scores,
     location_shift,
@@ -21,7 +21,7 @@ from coalmine_monitors.drift._statistics import (
 )
 from coalmine_monitors.sketches import Histograms, category_edges, numeric_edges
 
-__all__ = ["MIN_WINDOWS", "Reference", "build_reference"]
+__all__ = ["MIN_WINDOWS", "Reference", "build_reference", "streams"]
 
 #: Fewer contiguous windows than this say nothing about what is usual.
 MIN_WINDOWS = 10
@@ -40,10 +40,9 @@ class Reference:
     histograms: Histograms
     counts: Counts
     scores: Floats
-    shape: BlockCalibration
-    """Of the cube root of PSI."""
+    baseline: Baseline
+    """Of the cube root of PSI of every feature, then of the location shift of the numeric ones."""
 
-    location: BlockCalibration
     bias: Floats
     """Mean PSI of a window on which nothing happened."""
 
@@ -53,7 +52,16 @@ class Reference:
     @property
     def numeric(self) -> NDArray[np.bool_]:
         """Which features have a location."""
-        return np.array([column.type == "numeric" for column in self.columns])
+        return _numeric(self.columns)
+
+
+def streams(shape: Floats, location: Floats, *, numeric: NDArray[np.bool_]) -> Floats:
+    """What is watched [..., streams]: the shape of every feature, the location of numeric ones."""
+    return np.concatenate([shape, location[..., numeric]], axis=-1)
+
+
+def _numeric(columns: tuple[Column, ...]) -> NDArray[np.bool_]:
+    return np.array([column.type == "numeric" for column in columns])
 
 
 def build_reference(
@@ -82,18 +90,23 @@ def build_reference(
     parts = np.stack([histograms.count(part) for part in np.split(rows, windows)])
     counts = parts.sum(axis=0)
     stability, shift = _left_out(parts, counts, valid=histograms.valid)
-    bias = np.maximum(stability.mean(axis=0), null_psi(counts, window=window_rows)[0] ** 3)
+    shape_floor = null_psi(counts, window=window_rows)
+    location_floor = null_location(counts, window=window_rows)
+    bias = np.maximum(stability.mean(axis=0), shape_floor[0] ** 3)
     swing = np.quantile(stability - bias, SWING, axis=0, method="higher")
+    numeric = _numeric(columns)
     return Reference(
         columns=columns,
         histograms=histograms,
         counts=counts,
         scores=location_scores(counts),
-        shape=BlockCalibration.fit(
-            np.cbrt(stability), floor=null_psi(counts, window=window_rows), two_sided=False
-        ),
-        location=BlockCalibration.fit(
-            shift, floor=null_location(counts, window=window_rows), two_sided=True
+        baseline=Baseline.fit(
+            streams(np.cbrt(stability), shift, numeric=numeric),
+            floor=(
+                streams(shape_floor[0], location_floor[0], numeric=numeric),
+                streams(shape_floor[1], location_floor[1], numeric=numeric),
+            ),
+            two_sided=np.repeat([False, True], [len(columns), numeric.sum()]),
         ),
         bias=bias,
         threshold=np.maximum(swing, min_effect),
