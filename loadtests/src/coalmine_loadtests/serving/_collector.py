@@ -9,13 +9,14 @@ import uvicorn
 from coalmine.clock import SYSTEM_CLOCK
 from coalmine.records import create_collector, open_log
 
-__all__: list[str] = []
+__all__ = ["serve"]
 
 
-def _main(port: int, url: str) -> None:
+def serve(port: int, url: str) -> None:
+    """Collect into the log at a URL until told to end."""
     app = create_collector(open_log(url), clock=SYSTEM_CLOCK)
     uvicorn.run(app, host="127.0.0.1", port=port, log_level="warning", access_log=False)
 
 
 if __name__ == "__main__":
-    _main(int(sys.argv[1]), sys.argv[2])
+    serve(int(sys.argv[1]), sys.argv[2])

@@ -138,3 +138,60 @@ def soak(
 
     growth = run_soak(list(SERVERS.values()), requests=requests, records=records, console=Console())
     raise typer.Exit(1 if growth > limit else 0)
+
+
+@app.command(epilog="Examples:  coalmine bench collector  |  coalmine bench collector --kills 200")
+def collector(
+    seconds: Annotated[float, typer.Option(help="Length of the measurement", min=0.5)] = 10.0,
+    rows: Annotated[int, typer.Option(help="Rows of a batch", min=1)] = 1024,
+    features: Annotated[int, typer.Option(help="Features of a row", min=1)] = 20,
+    senders: Annotated[int, typer.Option(help="Connections that send at once", min=1)] = 4,
+    kills: Annotated[
+        int, typer.Option(help="Measure nothing: `kill -9` the collector so often instead", min=0)
+    ] = 0,
+    directory: Annotated[
+        Path | None, typer.Option(help="Where the log is made [default: temporary]", exists=True)
+    ] = None,
+    json: Annotated[Path | None, typer.Option(help="Write the numbers here too")] = None,
+) -> None:
+    """Send record batches to a collector on core 0 from core 1, and find every row in its log.
+
+    With --kills it dies again and again at random moments; what was acknowledged has to be in the
+    log once.
+    """
+    from rich.console import Console
+    from rich.progress import Progress
+
+    from coalmine_loadtests.records import (
+        CollectorBench,
+        run_collector_bench,
+        run_kills,
+        write_json,
+    )
+
+    console = Console()
+    if kills:
+        with Progress(console=console, transient=True) as progress:
+            task = progress.add_task("kill -9", total=kills)
+            found = run_kills(
+                kills, directory=directory, told=lambda done: progress.update(task, completed=done)
+            )
+        console.print(
+            f"{found.kills} kills, {found.in_flight} of them while a batch was in flight: "
+            f"{found.rows:,} rows acknowledged, none lost, none doubled"
+        )
+        return
+    options = CollectorBench(
+        seconds=seconds, rows=rows, features=features, senders=senders, directory=directory
+    )
+    result = run_collector_bench(options)
+    console.print(
+        f"{result.rows_per_second:,.0f} rows/s of {features} features, {rows} a batch, durable; "
+        f"{result.rows_per_cpu_second:,.0f} rows per second of processor time\n"
+        f"acknowledged after {result.median_ms:.1f} ms (median), {result.p99_ms:.1f} ms (p99); "
+        f"{result.bytes_per_row_sent:.0f} bytes a row sent, {result.bytes_per_row_on_disk:.0f} "
+        f"stored; {result.refused} answers of 429\n"
+        f"{result.rows:,} rows acknowledged and found in the log, each once"
+    )
+    if json is not None:
+        write_json(result, json)

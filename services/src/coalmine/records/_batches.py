@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import struct
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 import pyarrow as pa
@@ -14,11 +15,13 @@ from coalmine.records._fingerprints import fingerprints
 from coalmine.records._schema import BASE_FIELDS
 from coalmine.records._types import BatchId
 
-__all__ = ["PackedBatch", "check", "pack", "parse_stream", "unpack"]
+__all__ = ["PackedBatch", "pack", "parse_stream", "unpack"]
 
 #: A body is the size of an Arrow IPC message, and the message compressed: records are repetitive.
 _SIZE = struct.Struct("<Q")
 _CODEC = "lz4_raw"
+
+_REQUIRED = tuple(field.name for field in BASE_FIELDS if not field.nullable)
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,7 +45,8 @@ class PackedBatch:
 def parse_stream(data: bytes) -> pa.RecordBatch:
     """The one record batch of an Arrow IPC stream; MalformedBatchError if it is not that.
 
-    Every buffer is checked: what is stored must never break a consumer.
+    Every buffer is checked, since what is stored must never break a consumer; that they are
+    records, `pack` checks.
     """
     try:
         with pa.ipc.open_stream(data) as reader:
@@ -53,39 +57,46 @@ def parse_stream(data: bytes) -> pa.RecordBatch:
         raise MalformedBatchError(f"not an Arrow IPC stream of records: {error}") from error
     if len(batches) != 1:
         raise MalformedBatchError("no rows")
-    check(batches[0])
     return batches[0]
 
 
-def check(batch: pa.RecordBatch) -> None:
+def _check(batch: pa.RecordBatch) -> None:
     """MalformedBatchError unless these are records of one model version and arm."""
     if batch.num_rows == 0:
         raise MalformedBatchError("no rows")
+    _check_schema(batch.schema)
+    for field in _REQUIRED:
+        if batch.column(field).null_count:
+            raise MalformedBatchError(f"column {field!r} has nulls")
+    for name in ("model_name", "model_version", "arm"):
+        column = batch.column(name)
+        if not pc.all(pc.equal(column, column[0])).as_py():
+            raise MalformedBatchError(f"column {name!r} must have one value in a batch")
+
+
+@lru_cache(maxsize=256)
+def _check_schema(schema: pa.Schema) -> None:
+    """Once for each schema, since there are few; what raises is not remembered."""
     for field in BASE_FIELDS:
-        index = batch.schema.get_field_index(field.name)
-        if index < 0 or batch.schema.field(index).type != field.type:
+        index = schema.get_field_index(field.name)
+        if index < 0 or schema.field(index).type != field.type:
             raise MalformedBatchError(f"column {field.name!r} must be there once, as {field.type}")
-        if not field.nullable and batch.column(index).null_count:
-            raise MalformedBatchError(f"column {field.name!r} has nulls")
-    if len(set(batch.schema.names)) != len(batch.schema.names):
+    if len(set(schema.names)) != len(schema.names):
         raise MalformedBatchError("a column is there twice")
-    for field in batch.schema:
+    for field in schema:
         if not (pa.types.is_primitive(field.type) or pa.types.is_string(field.type)):
             raise MalformedBatchError(f"column {field.name!r} holds no numbers or strings")
-    for name in ("model_name", "model_version", "arm"):
-        if pc.count_distinct(batch.column(name)).as_py() != 1:
-            raise MalformedBatchError(f"column {name!r} must have one value in a batch")
 
 
 def pack(batch: pa.RecordBatch, batch_id: BatchId) -> PackedBatch:
     """Check and pack a batch; MalformedBatchError if it is none, or not the rows of its id."""
-    check(batch)
+    _check(batch)
     if batch.num_rows != batch_id.rows:
         raise MalformedBatchError(
             f"{batch_id} has {batch_id.rows} rows, the batch {batch.num_rows}"
         )
     times = pc.min_max(batch.column("time").cast(pa.int64()))
-    requests = np.unique(fingerprints(pc.unique(batch.column("request_id"))))
+    requests = np.sort(fingerprints(pc.unique(batch.column("request_id"))))
     return PackedBatch(
         schema=batch.schema.serialize().to_pybytes(),
         body=_compressed(batch.serialize()),

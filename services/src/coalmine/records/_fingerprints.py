@@ -34,14 +34,20 @@ def fingerprints(ids: pa.StringArray) -> Fingerprints:
     lengths = np.diff(offsets)
     starts = offsets[:-1]
     result = lengths.astype(np.uint64)
-    if len(data):
+    if len(data) and (lengths == lengths[0]).all():  # UUIDs, say: a tenth of the work
+        terms = np.take(_BYTES, data).reshape(len(lengths), lengths[0])
+        result += np.dot(terms, _powers(lengths[0]))
+    elif len(data):
         position = np.arange(len(data)) - np.repeat(starts, lengths)
-        powers = np.full(int(lengths.max()), _MULTIPLIER)
-        terms = _BYTES[data] * np.multiply.accumulate(powers)[position]
+        terms = _BYTES[data] * _powers(lengths.max())[position]
         filled = lengths > 0
         result[filled] += np.add.reduceat(terms, starts[filled])
     result ^= result >> np.uint64(32)
     return result * _MULTIPLIER
+
+
+def _powers(count: int) -> NDArray[np.uint64]:
+    return np.multiply.accumulate(np.full(int(count), _MULTIPLIER))
 
 
 def _buffers(ids: pa.StringArray) -> tuple[NDArray[np.int64], NDArray[np.uint8]]:

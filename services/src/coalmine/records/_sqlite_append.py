@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import sqlite3
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import pyarrow as pa
@@ -51,6 +53,7 @@ class Appender:
         self._clock = clock
         self._queue_lock = threading.Lock()
         self._queue: list[Append] = []
+        self._schema_ids: dict[bytes, int] = {}
 
     def append(self, mine: Append) -> int:
         """Commit it, alone or with others; its offset."""
@@ -68,7 +71,7 @@ class Appender:
     def _commit(self, group: list[Append]) -> None:
         offsets: list[int] = []
         try:
-            with translated(), transaction(self._connection):
+            with translated(), self._undoing(), transaction(self._connection):
                 for one in group:
                     offsets.append(self._insert(one))
         except LogError as error:
@@ -77,6 +80,14 @@ class Appender:
         else:
             for one, offset in zip(group, offsets, strict=True):
                 one.offset = offset
+
+    @contextmanager
+    def _undoing(self) -> Iterator[None]:
+        try:
+            yield
+        except BaseException:
+            self._schema_ids.clear()  # some may have been rolled back
+            raise
 
     def _insert(self, one: Append) -> int:
         emitter, first, last = one.batch_id
@@ -102,21 +113,30 @@ class Appender:
 
     def _insert_batch(self, packed: PackedBatch, partition: int) -> int:
         execute = self._connection.execute
-        execute("UPDATE partitions SET end_offset = end_offset + 1 WHERE id = ?", (partition,))
         (offset,) = execute(
-            "SELECT end_offset FROM partitions WHERE id = ?", (partition,)
+            "SELECT end_offset + 1 FROM partitions WHERE id = ?", (partition,)
         ).fetchone()
+        execute("UPDATE partitions SET end_offset = ? WHERE id = ?", (offset, partition))
         key, size = key_of(partition, offset), len(packed.body)
-        execute("INSERT OR IGNORE INTO schemas (body) VALUES (?)", (packed.schema,))
         execute(
             "INSERT INTO batches (key, schema_id, model_version, arm, rows, bytes, min_time,"
             " max_time, appended_at, requests, body)"
-            " SELECT ?, id, ?, ?, ?, ?, ?, ?, ?, ?, ? FROM schemas WHERE body = ?",
-            (key, packed.model_version, packed.arm, packed.rows, size, packed.min_time,
-             packed.max_time, self._clock.time(), packed.requests, packed.body, packed.schema),
+            " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+            (key, self._schema_id(packed.schema), packed.model_version, packed.arm, packed.rows,
+             size, packed.min_time, packed.max_time, self._clock.time(), packed.requests,
+             packed.body),
         )  # fmt: skip
         execute(
             "UPDATE totals SET rows = rows + ?, batches = batches + 1, bytes = bytes + ?",
             (packed.rows, size),
         )
         return key
+
+    def _schema_id(self, schema: bytes) -> int:
+        known = self._schema_ids.get(schema)
+        if known is None:
+            execute = self._connection.execute
+            execute("INSERT OR IGNORE INTO schemas (body) VALUES (?)", (schema,))
+            (known,) = execute("SELECT id FROM schemas WHERE body = ?", (schema,)).fetchone()
+            self._schema_ids[schema] = known
+        return int(known)
