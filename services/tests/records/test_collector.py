@@ -14,6 +14,7 @@ import pyarrow as pa
 import pytest
 
 from coalmine.clock import ManualClock
+from coalmine.modeldir import ModelCard
 from coalmine.records import (
     BatchId,
     LogFullError,
@@ -23,6 +24,7 @@ from coalmine.records import (
     open_log,
 )
 from coalmine.records import _collector as collector_module
+from coalmine.records._frame import Layout, frame
 
 MakeBatch = Callable[..., pa.RecordBatch]
 
@@ -282,3 +284,18 @@ async def test_retention_runs_beside_the_app(
             await asyncio.sleep(0.01)
     assert log.stats().rows == 0
     assert list((tmp_path / "archive").rglob("*.parquet"))
+
+
+async def test_an_emitters_frames_are_taken_like_arrow(
+    client: httpx.AsyncClient, log: RecordLog, card: ModelCard, make_record: Callable[..., Any]
+) -> None:
+    layout = Layout.of(card, model_version="3", arm="stable", pod="p")
+    body = frame(layout.dump()) + layout.encode(make_record("a", rows=2)).tobytes()
+    kind = {"content-type": "application/vnd.coalmine.frames"}
+    assert (await _post(client, body, "e:1-2", **kind)).json() == {"offset": 1}
+    ((_, batch),) = log.read(0, limit_rows=10)
+    assert batch.column("request_id").to_pylist() == ["a", "a"]
+    for wrong, rows in ((body[:-1], "e:3-4"), (body, "e:3-5"), (b"", "e:3-4")):
+        answer = await _post(client, wrong, rows, **kind)
+        assert (answer.status_code, list(answer.json())) == (400, ["error"])
+    assert log.stats().rows == 2

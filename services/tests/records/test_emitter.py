@@ -183,6 +183,51 @@ async def test_closing_is_cancellable_and_emitting_after_it_is_counted(
     await again.close()
 
 
+async def test_a_burst_that_fits_the_spool_is_shipped_whole_in_large_deliveries(
+    tmp_path: Path, card: ModelCard, make_record: MakeRecord, collector: Any, log: RecordLog
+) -> None:
+    """Over several segments, larger than any of their parts, and with a request beyond a part."""
+    spool = tmp_path / "spool"
+    emitter = _emitter(spool, collector.url, card, max_bytes=64 * 1024**2)
+    whole = make_record("all", rows=1000)
+    assert whole.outputs is not None
+    rows = 0
+    for number in range(200):  # 24 MB
+        requests = [AnsweredRequest(f"{number}-{n}", 1.0, "v2", 5, 1) for n in range(1000)]
+        emitter.emit_batch(requests, whole.inputs, whole.outputs, batch_rows=1000)
+        rows += 1000
+        if number == 100:
+            emitter.emit(make_record("huge", rows=40_000))
+            rows += 40_000
+    assert len(list(spool.glob("*.frames"))) > 2
+    async with _started(emitter, close=60.0):
+        await _until(lambda: emitter.stats().pending_rows == 0, seconds=60)
+    stats = spool_stats(spool)
+    assert (stats.acknowledged_rows, stats.dropped_rows) == (rows, 0)
+    sizes = [batch.num_rows for _, batch in log.read(0, limit_rows=10**7)]
+    assert sum(sizes) == rows
+    assert max(sizes) == 40_000  # alone: what is sent at once is bounded
+    assert sorted(sizes)[len(sizes) // 2] >= 10_000
+
+
+async def test_what_a_killed_emitter_left_is_shipped_from_where_it_was_acknowledged(
+    tmp_path: Path, card: ModelCard, make_record: MakeRecord, collector: Any, read_ids: ReadIds
+) -> None:
+    spool = tmp_path / "spool"
+    first = _emitter(spool, collector.url, card)
+    async with _started(first, close=0.0):
+        for i in range(100):
+            first.emit(make_record(f"a{i}", rows=2))
+        await _until(lambda: first.stats().pending_rows == 0)
+        collector.moody.mood = "503"
+        for i in range(100):
+            first.emit(make_record(f"b{i}", rows=2))
+    collector.moody.mood = "ok"
+    async with _started(_emitter(spool, collector.url, card)) as again:
+        await _until(lambda: again.stats().pending_rows == 0)
+    assert read_ids(collector.log) == _keys([f"{n}{i}" for n in "ab" for i in range(100)], 2)
+
+
 async def test_many_threads_emit_at_once(
     tmp_path: Path, card: ModelCard, make_record: MakeRecord, collector: Any, read_ids: ReadIds
 ) -> None:

@@ -15,9 +15,15 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from coalmine.modeldir import Column, ModelCard, Tensor
-from coalmine.records import AnsweredRequest, InferenceRecord, SchemaError, record_batch
-from coalmine.records._decode import decode
-from coalmine.records._frame import Layout, frame, scan
+from coalmine.records import (
+    AnsweredRequest,
+    InferenceRecord,
+    MalformedBatchError,
+    SchemaError,
+    record_batch,
+)
+from coalmine.records._decode import decode, parse_frames
+from coalmine.records._frame import GROUP, HEAD, PREFIX, Layout, frame, scan
 
 MakeRecord = Callable[..., InferenceRecord]
 
@@ -204,6 +210,67 @@ def test_a_layout_survives_the_disk_and_says_what_it_is_not(card: ModelCard) -> 
     for wrong in (b"", b"{}", b"[]", b'{"card": 1}', b'{"card": {}, "other": 1}'):
         with pytest.raises(SchemaError, match="not the layout of records"):
             Layout.load(wrong)
+
+
+def _body(layout: Layout, *frames: bytes) -> bytes:
+    return frame(layout.dump()) + b"".join(frames)
+
+
+def test_frames_behind_their_layout_are_read_as_they_were_meant(
+    card: ModelCard, make_record: MakeRecord
+) -> None:
+    records = [make_record("a", rows=2), make_record("bad", outputs=None, status=500, error="no")]
+    layout = Layout.of(card, model_version="3", arm="canary", pod="p-1")
+    body = _body(layout, *(layout.encode(record).tobytes() for record in records))
+    assert parse_frames(body, rows=3) == _batch(records, card)
+
+
+@_FIXTURES_ARE_STATELESS
+@given(
+    changes=st.lists(st.tuples(st.integers(0, 600), st.integers(0, 255)), min_size=1, max_size=6),
+    words=st.lists(st.tuples(st.integers(0, 20), st.sampled_from([0, 1, 2**16, 2**32 - 1]))),
+)
+def test_a_strangers_frames_are_refused_and_never_break_anything(
+    changes: list[tuple[int, int]],
+    words: list[tuple[int, int]],
+    card: ModelCard,
+    make_record: MakeRecord,
+) -> None:
+    """Behind a right checksum anything may lie: what comes of it is a sound batch, or an error."""
+    layout = Layout.of(card, model_version="3", arm="stable", pod="p")
+    good = layout.encode(make_record("abc", rows=3)).tobytes()[PREFIX.size :]
+    payload = bytearray(good)
+    for at, value in changes:
+        payload[at % len(payload)] = value
+    for at, word in words:
+        payload[4 * at : 4 * at + 4] = word.to_bytes(4, "little")
+    try:
+        batch = parse_frames(_body(layout, frame(good), frame(bytes(payload))), rows=6)
+    except MalformedBatchError:
+        return
+    batch.validate(full=True)
+    assert batch.num_rows == 6
+
+
+def test_a_few_bytes_that_claim_to_be_many_rows_are_refused() -> None:
+    nothing = ModelCard(name="m", inputs=(), outputs=())
+    layout = Layout.of(nothing, model_version="1", arm="stable", pod="p")
+    head = HEAD.pack(0, 0, 0, 2**32 - 1, 1, 200, 0, 1, 1, 0)
+    body = _body(layout, frame(GROUP.pack(1, 2**32 - 1) + head + b"r"))
+    with pytest.raises(MalformedBatchError, match="at most"):
+        parse_frames(body, rows=2**32 - 1)
+    with pytest.raises(MalformedBatchError, match="4294967295 rows in the frames, 1 in"):
+        parse_frames(body, rows=1)
+
+
+@pytest.mark.parametrize(
+    "body",
+    [b"", b"\0" * 64, frame(b"[" * 100_000) + frame(b"x" * 60), frame(b"{}") + frame(b"x" * 60)],
+    ids=["nothing", "zeros", "deep", "no-layout"],
+)
+def test_what_is_no_frames_is_refused(body: bytes) -> None:
+    with pytest.raises(MalformedBatchError):
+        parse_frames(body, rows=1)
 
 
 def test_zeros_are_not_frames() -> None:

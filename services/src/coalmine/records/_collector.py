@@ -27,6 +27,7 @@ from starlette.types import Receive, Scope, Send
 from coalmine.clock import Clock
 from coalmine.records._batches import parse_stream
 from coalmine.records._collector_metrics import CollectorMetrics
+from coalmine.records._decode import FRAMES_TYPE, parse_frames
 from coalmine.records._errors import LogError, LogFullError, MalformedBatchError, RecordsError
 from coalmine.records._housekeeping import Retention, keep_house
 from coalmine.records._log import RecordLog
@@ -89,12 +90,13 @@ class _Collector:
         batch_id = _batch_id(request)
         dropped = _dropped(request)
         body = await _body(request)
+        kind = request.headers.get("content-type", "")
         if self._waiting and self._waiting + len(body) > _MAX_WAITING:
             raise _BehindError("the log is behind; keep the records and send them again")
         self._waiting += len(body)
         try:
             with self._metrics.appending():
-                offset = await self._run(self._append, body, batch_id, dropped)
+                offset = await self._run(self._append, body, kind, batch_id, dropped)
         finally:
             self._waiting -= len(body)
         self._metrics.appended(batch_id.rows)
@@ -120,8 +122,10 @@ class _Collector:
         call = asyncio.get_running_loop().run_in_executor
         return await call(self._threads, lambda: function(*args, **kwargs))
 
-    def _append(self, body: bytes, batch_id: BatchId, dropped: int) -> int:
-        return self._log.append(parse_stream(body), batch_id=batch_id, dropped=dropped)
+    def _append(self, body: bytes, kind: str, batch_id: BatchId, dropped: int) -> int:
+        is_frames = kind == FRAMES_TYPE  # as an emitter has them; others send Arrow
+        batch = parse_frames(body, rows=batch_id.rows) if is_frames else parse_stream(body)
+        return self._log.append(batch, batch_id=batch_id, dropped=dropped)
 
     def _label(self, body: bytes) -> LabelCounts:
         # A label without a time is the newest, also after the clock was set back.

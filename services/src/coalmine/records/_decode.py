@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import struct
 from collections.abc import Iterable, Sequence
+from functools import lru_cache
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -11,6 +13,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from coalmine.modeldir import ModelCard
+from coalmine.records._errors import MalformedBatchError, SchemaError
 from coalmine.records._frame import (
     GROUP,
     HEAD,
@@ -23,7 +26,46 @@ from coalmine.records._frame import (
 )
 from coalmine.records._types import InferenceRecord
 
-__all__ = ["decode", "record_batch"]
+__all__ = ["FRAMES_TYPE", "decode", "parse_frames", "record_batch"]
+
+#: The media type of a layout's frame with frames behind it: what `parse_frames` reads.
+FRAMES_TYPE = "application/vnd.coalmine.frames"
+
+#: A row without values is a few bytes of a frame and a hundred of Arrow.
+_MAX_ROWS = 2**20
+
+
+def parse_frames(body: bytes, *, rows: int) -> pa.RecordBatch:
+    """The record batch of a layout's frame and the frames behind it, `rows` in all.
+
+    MalformedBatchError if it is not that, whoever wrote it: everything is checked.
+    """
+    header = scan(body, max_frames=1)
+    found = scan(body, start=header.end)
+    if not found.starts or found.end != len(body):
+        raise MalformedBatchError("not whole frames of records behind their layout")
+    if not found.rows == rows <= _MAX_ROWS:
+        raise MalformedBatchError(
+            f"{found.rows} rows in the frames, {rows} in x-coalmine-batch; at most {_MAX_ROWS}"
+        )
+    try:
+        batch = decode(body, found, layout=_layout(body[PREFIX.size : header.end]))
+        batch.validate(full=True)
+    except _UNREADABLE as error:
+        raise MalformedBatchError(f"not frames of records: {error}") from error
+    return batch
+
+
+#: What the bytes of a stranger can provoke in the code below.
+_UNREADABLE = (
+    SchemaError, pa.ArrowException, ValueError, TypeError, LookupError, AttributeError,
+    OverflowError, RecursionError, struct.error,
+)  # fmt: skip
+
+
+@lru_cache(maxsize=16)
+def _layout(payload: bytes) -> Layout:
+    return Layout.load(payload)
 
 
 def decode(data: bytes | memoryview, found: Scan, *, layout: Layout) -> pa.RecordBatch:
@@ -33,13 +75,18 @@ def decode(data: bytes | memoryview, found: Scan, *, layout: Layout) -> pa.Recor
     counts = [GROUP.unpack_from(view, at)[0] for at in frames]
     begins = np.array(frames, np.int64) + GROUP.size
     ids = begins + np.array(counts, np.int64) * HEAD.size
+    ends = np.array([*found.starts[1:], found.end], np.int64)
+    _check(ids <= ends)
     heads = np.frombuffer(_gather(view, begins, ids), HEAD_DTYPE)
     owner = np.repeat(np.arange(len(frames)), counts)
     errors = ids + _sums(heads["id_length"], owner, len(frames))
     values = errors + _sums(heads["error_length"], owner, len(frames))
-    ends = np.array([*found.starts[1:], found.end], np.int64)
-
     rows = heads["rows"].astype(np.int64)
+    _check(values <= ends)
+    _check(rows >= 1)
+    _check((rows == 1) | (heads["answered"] == 1))
+    if rows.sum() != found.rows:
+        raise ValueError("a frame does not have the rows that it says")
     parent = np.repeat(np.arange(len(heads)), rows)
     total = len(parent)
     each, same = _plain(parent), _plain(np.zeros(total, np.int64))
@@ -97,6 +144,7 @@ def _tensor_columns(view: memoryview, spans: _Spans, *, layout: Layout) -> dict[
     position = spans.starts
     for _, _, dtype, width, names in layout.plain:
         stop = position + spans.rows * (width * dtype.itemsize)
+        _check(stop <= spans.ends)
         matrix = np.frombuffer(_gather(view, position, stop), dtype).reshape(-1, width)
         for index, name in enumerate(names):
             columns[name] = _masked(matrix[:, index], spans.answered)
@@ -109,9 +157,16 @@ def _tensor_columns(view: memoryview, spans: _Spans, *, layout: Layout) -> dict[
         ]
         for order, tensor in enumerate(layout.texts):
             flat = [value for frame_texts in texts for value in frame_texts[order]]
+            if len(flat) != spans.rows.sum() * tensor.width:
+                raise ValueError(f"{tensor.name}: not a text for every row")
             for index, name in enumerate(tensor.columns):
                 columns[name] = _nulls(_texts(flat[index :: tensor.width]), spans)
     return columns
+
+
+def _check(fits: NDArray[np.bool_]) -> None:
+    if not fits.all():
+        raise ValueError("a part of a frame does not fit into it")
 
 
 def _masked(values: NDArray[Any], answered: NDArray[np.bool_]) -> pa.Array:

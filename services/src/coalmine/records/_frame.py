@@ -293,9 +293,14 @@ def first_payload(data: bytes) -> bytes | None:
 
 
 def scan(
-    data: bytes | memoryview, *, start: int = 0, max_rows: int = 2**31, max_frames: int = 2**31
+    data: bytes | memoryview,
+    *,
+    start: int = 0,
+    max_rows: int = 2**62,
+    max_bytes: int = 2**62,
+    max_frames: int = 2**62,
 ) -> Scan:
-    """Find frames from `start` until one is torn or `max_rows` are exceeded (but at least one)."""
+    """Find frames from `start` until one is torn or a bound is exceeded (but at least one)."""
     view = memoryview(data)
     starts: list[int] = []
     rows, position, end = 0, start, len(view)
@@ -305,7 +310,7 @@ def scan(
         if length < 1 or stop > end or crc32(view[position + PREFIX.size : stop]) != checksum:
             break
         count = GROUP.unpack_from(view, position + PREFIX.size)[1] if length >= GROUP.size else 0
-        if starts and rows + count > max_rows:
+        if starts and (rows + count > max_rows or stop - start > max_bytes):
             break
         starts.append(position)
         rows += count

@@ -1,10 +1,11 @@
-"""Posting batches over one connection, from a thread, with nothing but the standard library."""
+"""Posting parts of files over one connection, from a thread, with the standard library only."""
 
 from __future__ import annotations
 
 import http.client
 import socket
 from collections.abc import Mapping
+from pathlib import Path
 from typing import NamedTuple
 from urllib.parse import urlsplit
 
@@ -27,24 +28,31 @@ class Poster:
         if parts.scheme not in ("http", "https") or not parts.hostname:
             raise ValueError(f"{url!r} is not the URL of a collector: http://host:port/path")
         self._path = parts.path or "/"
+        self._aborted = False
         kind = (
             http.client.HTTPSConnection if parts.scheme == "https" else http.client.HTTPConnection
         )
         self._connection = kind(parts.hostname, parts.port, timeout=timeout)
 
-    def post(self, body: bytes, headers: Mapping[str, str]) -> Answer:
-        """Send one body; OSError or HTTPException if no whole answer came."""
+    def post(
+        self, head: bytes, file: Path, *, start: int, size: int, headers: Mapping[str, str]
+    ) -> Answer:
+        """Send `head` and a part of a file; OSError or HTTPException if no whole answer came.
+
+        The kernel copies the file to the socket: its bytes never pass through this process.
+        """
+        was_open = self._connection.sock is not None
         try:
-            self._connection.request("POST", self._path, body, dict(headers))
-            response = self._connection.getresponse()
-            response.read()
-        except BaseException:
-            self._connection.close()
-            raise
-        return Answer(response.status, _seconds(response.getheader("retry-after")))
+            return self._post(head, file, start=start, size=size, headers=headers)
+        except (ConnectionError, http.client.RemoteDisconnected):
+            # A server closes what has been idle for some seconds: no reason to worry anybody.
+            if not was_open or self._aborted:
+                raise
+        return self._post(head, file, start=start, size=size, headers=headers)
 
     def abort(self) -> None:
         """From another thread: make a `post` that waits for an answer fail at once."""
+        self._aborted = True
         sock = self._connection.sock
         if isinstance(sock, socket.socket):
             try:
@@ -55,6 +63,25 @@ class Poster:
     def close(self) -> None:
         """Close the connection."""
         self._connection.close()
+
+    def _post(
+        self, head: bytes, file: Path, *, start: int, size: int, headers: Mapping[str, str]
+    ) -> Answer:
+        connection = self._connection
+        try:
+            with file.open("rb") as source:
+                connection.putrequest("POST", self._path)
+                for name, value in headers.items():
+                    connection.putheader(name, value)
+                connection.putheader("content-length", str(len(head) + size))
+                connection.endheaders(head)
+                connection.sock.sendfile(source, start, size)
+            response = connection.getresponse()
+            response.read()
+        except BaseException:
+            connection.close()
+            raise
+        return Answer(response.status, _seconds(response.getheader("retry-after")))
 
 
 def _seconds(text: str | None) -> float | None:

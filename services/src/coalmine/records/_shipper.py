@@ -1,4 +1,8 @@
-"""The shipper: a thread that turns frames into Arrow batches and delivers them until taken."""
+"""The shipper: a thread that delivers what is in the spool until it is taken.
+
+It hands frames on as they lie there: what makes columns of them is the other side's work, which a
+prediction on this core would have to wait for.
+"""
 
 from __future__ import annotations
 
@@ -7,9 +11,6 @@ import random
 import threading
 import time
 
-import pyarrow as pa
-
-from coalmine.records._decode import decode
 from coalmine.records._sink import Sink
 from coalmine.records._spool import Chunk, Spool
 from coalmine.records._types import BatchId
@@ -19,9 +20,8 @@ __all__ = ["Shipper"]
 #: How long rows may wait to travel together; what a monitor sees is that much older.
 _LINGER = 0.2
 _GRACE = 1.0
-#: Seconds of rest for each second of work: predictions need the processor more, and an eighth of
-#: it ships some hundred thousand rows a second in large batches. Of a flood beyond that the spool
-#: keeps what it can, and the rest is counted as dropped.
+#: Seconds of rest for each second of work, for predictions need the processor more. What comes in a
+#: burst waits in the spool; while that is more than half full there is no rest.
 _REST = 7.0
 _FIRST_DELAY, _LAST_DELAY = 0.05, 5.0
 
@@ -76,26 +76,21 @@ class Shipper:
         """Ship until nothing is pending (True), a batch was not full, or it is time to stop."""
         while (chunk := self._spool.next_chunk()) is not None:
             began = time.thread_time()
-            try:
-                batch = decode(chunk.data, chunk.found, layout=chunk.layout)
-            except (pa.ArrowException, ValueError):
-                _log.exception("records %d-%d cannot be read", chunk.first, chunk.last)
-                self._spool.give_up(chunk, "corrupt")
-                continue
-            if not self._deliver(chunk, batch):
+            if not self._deliver(chunk):
                 return False
-            if chunk.found.end == len(chunk.data) and not self._draining.is_set():
+            if chunk.is_newest and not self._draining.is_set():
                 return False  # all there was: let the next rows gather
-            self._draining.wait(_REST * (time.thread_time() - began))
+            if not self._spool.is_half_full:
+                self._draining.wait(_REST * (time.thread_time() - began))
         return True
 
-    def _deliver(self, chunk: Chunk, batch: pa.RecordBatch) -> bool:
+    def _deliver(self, chunk: Chunk) -> bool:
         """Deliver until it is taken or rejected; False if told to stop before."""
         stats = self._spool.stats()
         batch_id = BatchId(stats.emitter, chunk.first, chunk.last)
         failures = 0
         while not self._stopped.is_set():
-            done = self._sink.deliver(batch, batch_id=batch_id, dropped=stats.dropped_rows)
+            done = self._sink.deliver(chunk, batch_id=batch_id, dropped=stats.dropped_rows)
             if done.taken:
                 self._spool.acknowledge(chunk)
                 if failures:

@@ -6,8 +6,7 @@ import http.client
 from typing import NamedTuple, Protocol
 from urllib.parse import urlsplit
 
-import pyarrow as pa
-
+from coalmine.records._decode import FRAMES_TYPE, parse_frames
 from coalmine.records._errors import (
     LogError,
     LogFullError,
@@ -16,11 +15,10 @@ from coalmine.records._errors import (
 )
 from coalmine.records._log import RecordLog, open_log
 from coalmine.records._post import Poster
+from coalmine.records._spool import Chunk
 from coalmine.records._types import BatchId
 
-__all__ = ["CONTENT_TYPE", "Delivery", "Sink", "open_sink"]
-
-CONTENT_TYPE = "application/vnd.apache.arrow.stream"
+__all__ = ["Delivery", "Sink", "open_sink"]
 
 #: What SQLite says of a file that somebody else writes to just now.
 _PASSING = ("SQLITE_BUSY", "SQLITE_LOCKED")
@@ -42,10 +40,10 @@ class Delivery(NamedTuple):
 
 
 class Sink(Protocol):
-    """A place for batches; not for more than one thread, but for `abort`."""
+    """A place for records; not for more than one thread, but for `abort`."""
 
-    def deliver(self, batch: pa.RecordBatch, *, batch_id: BatchId, dropped: int) -> Delivery:
-        """Hand over a batch; once it is taken, it is durable. `dropped` rows came to nothing."""
+    def deliver(self, chunk: Chunk, *, batch_id: BatchId, dropped: int) -> Delivery:
+        """Hand over a chunk; once it is taken, it is durable. `dropped` rows came to nothing."""
         ...
 
     def abort(self) -> None:
@@ -76,17 +74,16 @@ class _Collector:
     def __init__(self, url: str) -> None:
         self._poster = Poster(f"{url.rstrip('/')}/v1/records", timeout=_TIMEOUT)
 
-    def deliver(self, batch: pa.RecordBatch, *, batch_id: BatchId, dropped: int) -> Delivery:
-        sink = pa.BufferOutputStream()
-        with pa.ipc.new_stream(sink, batch.schema) as writer:
-            writer.write_batch(batch)
+    def deliver(self, chunk: Chunk, *, batch_id: BatchId, dropped: int) -> Delivery:
         headers = {
-            "content-type": CONTENT_TYPE,
+            "content-type": FRAMES_TYPE,
             "x-coalmine-batch": str(batch_id),
             "x-coalmine-dropped": str(dropped),
         }
         try:
-            answer = self._poster.post(sink.getvalue().to_pybytes(), headers)
+            answer = self._poster.post(
+                chunk.header, chunk.path, start=chunk.start, size=chunk.size, headers=headers
+            )
         except (OSError, http.client.HTTPException):
             return Delivery(why="no connection to the collector")
         return Delivery(
@@ -117,10 +114,11 @@ class _Log:
             if getattr(error.__cause__, "sqlite_errorname", "") not in _PASSING:
                 raise  # not a database, or not ours to write
 
-    def deliver(self, batch: pa.RecordBatch, *, batch_id: BatchId, dropped: int) -> Delivery:
+    def deliver(self, chunk: Chunk, *, batch_id: BatchId, dropped: int) -> Delivery:
         try:
             if self._log is None:
                 self._log = open_log(self._url)
+            batch = parse_frames(chunk.body(), rows=chunk.rows)
             self._log.append(batch, batch_id=batch_id, dropped=dropped)
         except MalformedBatchError as error:
             return Delivery(rejected=True, why=str(error))

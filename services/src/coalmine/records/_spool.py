@@ -14,12 +14,12 @@ import os
 import threading
 from collections import deque
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from coalmine.records._errors import SchemaError, SpoolInUseError
-from coalmine.records._frame import Frame, Layout, Scan, first_payload, frame, scan
+from coalmine.records._frame import Frame, Layout, first_payload, frame, scan
 from coalmine.records._spool_state import (
     BEFORE,
     STATE_FILE,
@@ -34,20 +34,48 @@ __all__ = ["Chunk", "Spool", "spool_stats"]
 
 _SUFFIX = ".frames"
 _SEGMENT_BYTES = 8 * 1024**2
-#: What is read and shipped at once: small, so that the shipper's work does not hold the interpreter
-#: for longer than a few milliseconds while predictions wait for it.
-_CHUNK_BYTES = 1024**2
-_CHUNK_ROWS = 1024
+#: What is shipped at once, about: large, since a delivery costs the server the same for any size;
+#: bounded, since the other side holds all of it while it is decoded.
+_CHUNK_BYTES = 2 * 1024**2
+_CHUNK_ROWS = 32 * 1024
 
 
 class Chunk(NamedTuple):
-    """Some frames of one segment, to be shipped as one batch."""
+    """Some whole frames of one segment, to be shipped together: they stay where they are."""
 
-    data: bytes
-    found: Scan
-    layout: Layout
+    header: bytes
+    """The frame with their layout."""
+
+    path: Path
+    start: int
+    """Offset of the first of them in the file."""
+
+    size: int
     first: int
+    """Sequence number of their first row."""
+
     last: int
+    is_newest: bool
+    """Whether nothing was behind them when they were taken."""
+
+    @property
+    def rows(self) -> int:
+        """How many rows they hold."""
+        return self.last - self.first + 1
+
+    def body(self) -> bytes:
+        """The header and the frames."""
+        with self.path.open("rb") as file:
+            file.seek(self.start)
+            return self.header + file.read(self.size)
+
+
+class _Mark(NamedTuple):
+    """A place between two frames of a segment."""
+
+    offset: int
+    seq: int
+    """Of the first row behind it."""
 
 
 @dataclass(slots=True)
@@ -58,48 +86,46 @@ class _Segment:
 
     size: int
     fd: int = -1
+    header: bytes = b""
+    marks: deque[_Mark] = field(default_factory=deque)
+    """The beginning, and where to stop on the way to its end."""
 
+    is_ours: bool = True
+    """Whether this process writes it; what another left is looked through when its turn comes."""
 
-class _Reader:
-    """Where the shipper is in the oldest segment."""
+    def begin(self, header: bytes) -> None:
+        """Note that the header is there, and nothing else yet."""
+        self.header = header
+        self.marks.append(_Mark(self.size, self.first))
 
-    def __init__(self, segment: _Segment, *, acknowledged: int) -> None:
-        self.segment = segment
-        self.layout: Layout | None = None
-        self.position = 0
-        self.seq = segment.first
-        with segment.path.open("rb") as file:
-            data = file.read(segment.size)
+    def mark(self, seq: int, *, coming: int = 0) -> None:
+        """Note the end as a place to stop, if what is `coming` would make too much at once."""
+        last = self.marks[-1]
+        size = self.size - last.offset
+        if size and (size + coming >= _CHUNK_BYTES or seq - last.seq >= _CHUNK_ROWS):
+            self.marks.append(_Mark(self.size, seq))
+
+    def survey(self, *, acknowledged: int) -> None:
+        """Mark the whole frames that another process wrote and that are not acknowledged."""
+        data = self.path.read_bytes()[: self.size]
         header = first_payload(data) or b""
         try:
-            self.layout = Layout.load(header)
+            Layout.load(header)
         except SchemaError:  # then no frame of it is read, and its rows count as corrupt
-            self.seq = max(segment.first, acknowledged + 1)
+            self.marks.append(_Mark(self.size, max(self.first, acknowledged + 1)))
             return
-        self.position = len(frame(header))
-        behind = acknowledged - segment.first + 1
-        if behind > 0:
-            skipped = scan(data, start=self.position, max_rows=behind)
-            self.position = skipped.end
-            self.seq += skipped.rows
-
-    def next(self, *, size: int) -> Chunk | None:
-        """The next frames up to `size` bytes into the segment, None if there are none."""
-        if self.layout is None or self.position >= size:
-            return None
-        with self.segment.path.open("rb") as file:
-            file.seek(self.position)
-            length = int.from_bytes(file.read(4), "little") + 8
-            file.seek(self.position)
-            data = file.read(min(max(_CHUNK_BYTES, length), size - self.position))
-        found = scan(data, max_rows=_CHUNK_ROWS)
-        if not found.starts:
-            return None
-        return Chunk(data, found, self.layout, self.seq, self.seq + found.rows - 1)
-
-    def passed(self, chunk: Chunk) -> None:
-        self.position += chunk.found.end
-        self.seq = chunk.last + 1
+        self.header = frame(header)
+        place = _Mark(len(self.header), self.first)
+        if (behind := acknowledged - self.first + 1) > 0:
+            skipped = scan(data, start=place.offset, max_rows=behind)
+            place = _Mark(skipped.end, place.seq + skipped.rows)
+        self.marks.append(place)
+        while True:
+            found = scan(data, start=place.offset, max_rows=_CHUNK_ROWS, max_bytes=_CHUNK_BYTES)
+            if not found.starts:
+                return
+            place = _Mark(found.end, place.seq + found.rows)
+            self.marks.append(place)
 
 
 class Spool:
@@ -123,7 +149,6 @@ class Spool:
         self._segments, self._next_seq = _recover(directory, self._state.acknowledged)
         self._bytes = sum(segment.size for segment in self._segments)
         self._active: _Segment | None = None
-        self._reader: _Reader | None = None
 
     def append(self, added: Frame, *, header: bytes | None = None) -> None:
         """Keep one frame, or count its rows as dropped. Does not raise."""
@@ -138,6 +163,7 @@ class Spool:
                 segment = self._active
                 if segment is None or self._is_full(segment, added.size):
                     segment = self._rotate()
+                segment.mark(self._next_seq, coming=added.size)
                 self._write(segment, added.parts, size=added.size)
             except OSError:
                 self._drop("write_error", added.rows)
@@ -149,21 +175,38 @@ class Spool:
         with self._mutex:
             self._drop(reason, rows)
 
+    @property
+    def is_half_full(self) -> bool:
+        """Whether more than half of what may wait here does."""
+        return 2 * self._bytes > self._max_bytes
+
     def next_chunk(self) -> Chunk | None:
         """The oldest frames that are not acknowledged; None if all are."""
         while True:
             with self._mutex:
                 if not self._segments:
                     return None
-                head, size = self._segments[0], self._segments[0].size
+                head = self._segments[0]
                 is_active = head is self._active
                 after = self._segments[1].first if len(self._segments) > 1 else self._next_seq
-            if self._reader is None or self._reader.segment is not head:
-                self._reader = _Reader(head, acknowledged=self._state.acknowledged)
-            chunk = self._reader.next(size=size)
-            if chunk is not None or is_active:
-                return chunk
-            self._finish(head, lost=after - self._reader.seq)
+                if head.is_ours and head.size > head.marks[-1].offset:
+                    head.marks.append(_Mark(head.size, after))  # all there is by now
+            if not head.marks:
+                head.survey(acknowledged=self._state.acknowledged)
+            if len(head.marks) > 1:
+                start, stop = head.marks[0], head.marks[1]
+                return Chunk(
+                    head.header,
+                    head.path,
+                    start.offset,
+                    stop.offset - start.offset,
+                    start.seq,
+                    stop.seq - 1,
+                    is_newest=is_active and stop.offset == head.size,
+                )
+            if is_active:
+                return None
+            self._finish(head, lost=after - head.marks[0].seq)
 
     def acknowledge(self, chunk: Chunk) -> None:
         """The chunk is in the log."""
@@ -172,7 +215,7 @@ class Spool:
     def give_up(self, chunk: Chunk, reason: str) -> None:
         """The chunk can never be shipped; its rows are counted as dropped."""
         with self._mutex:
-            self._state = self._state.with_dropped(reason, chunk.found.rows)
+            self._state = self._state.with_dropped(reason, chunk.rows)
         self._pass(chunk)
 
     def stats(self) -> SpoolStats:
@@ -220,6 +263,7 @@ class Spool:
             os.close(segment.fd)
             path.unlink(missing_ok=True)
             raise
+        segment.begin(self._header)
         self._active = segment
         self._segments.append(segment)
         return segment
@@ -249,8 +293,7 @@ class Spool:
         with self._mutex:
             self._state = self._state.with_acknowledged(chunk.last)
             self._store()
-        if self._reader is not None:
-            self._reader.passed(chunk)
+            self._segments[0].marks.popleft()
 
     def _finish(self, segment: _Segment, *, lost: int) -> None:
         """Remove a segment of which nothing more can be read; `lost` rows of it were spoilt."""
@@ -261,7 +304,6 @@ class Spool:
                 self._store()
             self._segments.popleft()
             self._bytes -= segment.size
-        self._reader = None
         segment.path.unlink(missing_ok=True)
 
     def _store(self) -> None:
@@ -315,7 +357,9 @@ def _lock(directory: Path) -> int:
 def _recover(directory: Path, acknowledged: int) -> tuple[deque[_Segment], int]:
     """The segments that still hold something to ship, and the next sequence number."""
     paths = sorted(directory.glob(f"*{_SUFFIX}"))
-    segments = [_Segment(path, int(path.stem), path.stat().st_size) for path in paths]
+    segments = [
+        _Segment(path, int(path.stem), path.stat().st_size, is_ours=False) for path in paths
+    ]
     if not segments:
         return deque(), acknowledged + 1
     newest = segments[-1]
