@@ -136,7 +136,6 @@ time.sleep(60)
     [
         ("pyvoy", ["--transformer", "no.such:Thing"], "transformer no.such:Thing"),
         ("pyvoy", ["--transformer", "math:pi"], "transformer math:pi"),
-        ("pyvoy", ["--providers", "abacus"], "providers: abacus"),
         ("pyvoy", ["--require-gpu"], "GPU is required"),
         ("uvicorn", ["--transformer", "no.such:Thing"], "transformer no.such:Thing"),
     ],

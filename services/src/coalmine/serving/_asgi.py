@@ -8,6 +8,7 @@ from typing import Any
 from coalmine.serving._errors import BodyTooLargeError
 
 __all__ = [
+    "REQUEST",
     "App",
     "ClientGoneError",
     "Edge",
@@ -28,6 +29,9 @@ App = Callable[[Scope, Receive, Send], Awaitable[None]]
 #: Answers requests of one kind; its last three arguments are those of an App.
 Edge = Callable[..., Awaitable[None]]
 Headers = list[tuple[bytes, bytes]]
+#: Where a scope has the request that is being answered; a server that learns that the client left
+#: abandons it, which costs less than a task that listens for it.
+REQUEST = "coalmine.request"
 
 
 class ClientGoneError(Exception):

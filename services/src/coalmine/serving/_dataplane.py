@@ -16,9 +16,10 @@ from typing import Any
 from coalmine.arms import Arm
 from coalmine.clock import Clock
 from coalmine.protocol import InferenceCall, TensorSpec
+from coalmine.records import Protocol as ProtocolName
 from coalmine.serving._asgi import Headers
 from coalmine.serving._deadline import header_timeout
-from coalmine.serving._delivery import Request
+from coalmine.serving._delivery import Request, record_failure
 from coalmine.serving._errors import (
     OverloadedError,
     TooManyRequestsError,
@@ -35,6 +36,8 @@ __all__ = ["Dataplane", "Limits"]
 
 _log = logging.getLogger("coalmine.serving")
 _QUIET = 0.1
+#: The client left; the predictor answered nonsense; the time was over.
+_RECORDED = (499, 502, 504)
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,14 +138,34 @@ class Dataplane:
         return request.reply
 
     def count(
-        self, servable: Servable | None, protocol: str, error: BaseException, arrived: float
+        self,
+        servable: Servable | None,
+        protocol: ProtocolName,
+        error: BaseException,
+        arrived: float,
+        *,
+        identifier: str | None = None,
     ) -> None:
-        """Count a request that is refused because of the error."""
+        """Count a request that is refused because of the error, or left by its client.
+
+        With an `identifier` it is recorded, if it is one that an arm is to be judged by: out of
+        time, or left. (What the model failed on is recorded with its batch.)
+        """
         servable = servable or self.repository.only
         metrics = self._nobody if servable is None else servable.metrics
         if isinstance(error, OverloadedError):
             metrics.shed(error.reason)
-        metrics.answered(protocol, http_status(error), self.clock.monotonic() - arrived)
+        status = http_status(error)
+        metrics.answered(protocol, status, self.clock.monotonic() - arrived)
+        if identifier and status in _RECORDED and servable and servable.emitter:
+            record_failure(
+                identifier,
+                protocol,
+                error,
+                arrived=arrived,
+                emitter=servable.emitter,
+                clock=self.clock,
+            )
 
     async def start(self) -> None:
         """Start shipping records."""

@@ -6,6 +6,7 @@ write. The record of a request is in the spool before its caller can send the an
 
 from __future__ import annotations
 
+import asyncio
 import math
 from collections.abc import Callable
 from typing import Any
@@ -17,9 +18,9 @@ from coalmine.records import Protocol as ProtocolName
 from coalmine.serving._batch import Batch, Ticket
 from coalmine.serving._errors import ModelFailedError
 from coalmine.serving._metrics import ModelMetrics
-from coalmine.serving._status import http_status
+from coalmine.serving._status import http_status, public_message
 
-__all__ = ["Request", "deliver"]
+__all__ = ["Request", "deliver", "record_failure"]
 
 
 class Request(Ticket):
@@ -56,6 +57,12 @@ class Request(Ticket):
 
         self.encode = encode
 
+    def abandon(self) -> None:
+        """The client left: whoever waits for the request is cancelled, if it is not answered."""
+        future: asyncio.Future[Any] | None = getattr(self, "future", None)
+        if future is not None:
+            future.cancel()
+
 
 def deliver(
     batch: Batch, *, metrics: ModelMetrics, emitter: RecordEmitter | None, clock: Clock
@@ -68,7 +75,15 @@ def deliver(
     computed = batch.computed
     if computed is None:
         if emitter is not None and isinstance(batch.error, ModelFailedError):
-            _record_failure(requests[0], batch.error, emitter, clock)
+            failed = requests[0]
+            record_failure(
+                failed.request_id,
+                failed.protocol,
+                batch.error,
+                arrived=failed.arrived,
+                emitter=emitter,
+                clock=clock,
+            )
         batch.settle()
         return
     ran = clock.monotonic()
@@ -109,20 +124,27 @@ def deliver(
         request.future.set_result(batch)
 
 
-def _record_failure(
-    request: Request, error: ModelFailedError, emitter: RecordEmitter, clock: Clock
+def record_failure(
+    request_id: str,
+    protocol: ProtocolName,
+    error: BaseException,
+    *,
+    arrived: float,
+    emitter: RecordEmitter,
+    clock: Clock,
 ) -> None:
-    took = clock.monotonic() - request.arrived
+    """Record a request without an answer; `arrived` is on the monotonic clock."""
+    took = clock.monotonic() - arrived
     emitter.emit(
         InferenceRecord(
-            request.request_id,
+            request_id,
             clock.time() - took,
-            request.protocol,
+            protocol,
             int(took * 1e6),
             {},
             None,
             http_status(error),
-            error=str(error),
+            error=public_message(error),
         )
     )
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import re
 from typing import Literal, NamedTuple
@@ -18,6 +19,7 @@ from coalmine.protocol import (
     encode_v2,
 )
 from coalmine.serving._asgi import (
+    REQUEST,
     ClientGoneError,
     Headers,
     Receive,
@@ -93,7 +95,7 @@ class HttpEdge:
     async def __call__(self, route: Route, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request."""
         plane = self._plane
-        call = _Call(plane, route, dict(scope["headers"]))
+        call = _Call(plane, route, scope)
         try:
             plane.admit()
         except TooManyRequestsError as error:
@@ -102,14 +104,28 @@ class HttpEdge:
         try:
             await respond(send, 200, *await call.answer(receive))
         except ClientGoneError:
-            return
+            plane.count(call.servable, route.protocol, asyncio.CancelledError(), call.arrived)
+        except asyncio.CancelledError as error:
+            self._count(call, error)
+            task = asyncio.current_task()
+            if task is not None and task.cancelling():  # and not the request alone
+                raise
         except Exception as error:
             await self._refuse(call, error, send)
         finally:
             plane.release()
 
+    def _count(self, call: _Call, error: BaseException) -> None:
+        self._plane.count(
+            call.servable,
+            call.route.protocol,
+            error,
+            call.arrived,
+            identifier=call.identifier(),
+        )
+
     async def _refuse(self, call: _Call, error: Exception, send: Send) -> None:
-        self._plane.count(call.servable, call.route.protocol, error, call.arrived)
+        self._count(call, error)
         if http_status(error) == 500:
             _log.error("request %s failed", call.identifier(), exc_info=error)
         headers = [
@@ -122,11 +138,12 @@ class HttpEdge:
 class _Call:
     """One request on its way through."""
 
-    __slots__ = ("_headers", "_id", "_plane", "arrived", "route", "servable")
+    __slots__ = ("_headers", "_id", "_plane", "_scope", "arrived", "route", "servable")
 
-    def __init__(self, plane: Dataplane, route: Route, headers: dict[bytes, bytes]) -> None:
+    def __init__(self, plane: Dataplane, route: Route, scope: Scope) -> None:
         self._plane = plane
-        self._headers = headers
+        self._scope = scope
+        self._headers: dict[bytes, bytes] = dict(scope["headers"])
         self._id: str | None = None
         self.route = route
         self.servable: Servable | None = None
@@ -164,9 +181,11 @@ class _Call:
                 encode=_V1Reply(call) if protocol == "v1" else _V2Reply(call, servable, identifier),
                 deadline=plane.deadline(began, headers, call),
             )
+            self._scope[REQUEST] = request
             kind, reply = await plane.infer(servable, request)
         finally:
             servable.calls -= 1
+            self._scope.pop(REQUEST, None)  # which outlives the answer, and must not hold tensors
         return [*kind, (b"x-request-id", identifier.encode()), *servable.identity], reply
 
     def _json_length(self) -> int | None:

@@ -59,6 +59,8 @@ def public_message(error: BaseException) -> str:
     """What the client is told: our own words, never those of an unexpected exception."""
     if isinstance(error, ProtocolError | ServingError):
         return str(error)
+    if isinstance(error, asyncio.CancelledError):
+        return "client closed"
     return "the server failed on this request"
 
 

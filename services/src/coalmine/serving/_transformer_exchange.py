@@ -64,6 +64,7 @@ async def exchanging(
 
     token = _current.set(exchange)
     try:
-        await edge({**scope, "headers": headers}, receive, answer)
+        scope["headers"] = headers  # not in a copy: servers read what edges leave in theirs
+        await edge(scope, receive, answer)
     finally:
         _current.reset(token)

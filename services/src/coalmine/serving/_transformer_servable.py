@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+
 import numpy as np
 
 from coalmine.clock import SYSTEM_CLOCK, Clock
@@ -61,7 +63,9 @@ class RemoteServable(Servable):
         left = request.deadline - self._clock.monotonic()
         if left <= 0:
             raise DeadlineError("the request's time was over before it could begin")
-        chained = await self._ask(request.tensors, request.rows, request.request_id, timeout=left)
+        asking = self._ask(request.tensors, request.rows, request.request_id, timeout=left)
+        request.future = asyncio.ensure_future(asking)  # so that it can be abandoned
+        chained = await request.future
         request.reply = request.encode(chained.outputs)
         took = self._clock.monotonic() - request.arrived
         self.metrics.answered(request.protocol, 200, took)

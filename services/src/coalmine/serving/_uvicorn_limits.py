@@ -11,6 +11,7 @@ from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 from uvicorn.server import ServerState
 
 from coalmine.clock import SYSTEM_CLOCK
+from coalmine.serving._asgi import REQUEST
 
 __all__ = ["LimitedConfig", "LimitedProtocol", "sweep"]
 
@@ -50,6 +51,15 @@ class LimitedProtocol(HttpToolsProtocol):
         super().connection_made(transport)
         if full:
             transport.abort()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """What the client asked for and has not got yet, nobody waits for any more."""
+        cycle = self.cycle
+        if cycle is not None and not cycle.response_complete:
+            request: Any = cast(Any, cycle.scope).get(REQUEST)
+            if request is not None:
+                request.abandon()
+        super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
         """Count what has come of a head that is not complete."""
