@@ -284,7 +284,57 @@ def test_a_run_is_started_and_listed(coalmine: Any, control: Control) -> None:
     assert control.asked.pop()[2]["reason"] == "new labels"
     run = {"id": "run-1", "started": 1.0, "outcome": None, "version": None, "reason": "new labels"}
     control.answers = {"/retrainer/v1/runs": (200, {"runs": [run]})}
-    assert coalmine("retrain", "history").out == "run-1  running  new labels\n"
+    assert coalmine("retrain", "runs").out.splitlines()[1].split() == [
+        *("run-1", "running", "new", "labels")
+    ]
+
+
+def test_what_asked_for_runs_is_listed_with_what_came_of_it(
+    coalmine: Any, control: Control
+) -> None:
+    run = {"id": "run-1", "outcome": "promoted-to-rollout", "verdict": "rolled_back"}
+    asked = {
+        "last_at": 1795255200.0,
+        "source": "alert",
+        "name": "CoalmineAccuracyLoss",
+        "count": 7,
+        "fate": "merged",
+        "run": "run-1",
+        "reason": "into run run-1",
+    }
+    control.answers = {
+        "/retrainer/v1/triggers?limit=50": (200, {"triggers": [asked]}),
+        "/retrainer/v1/triggers?fate=merged&limit=50": (200, {"triggers": [asked]}),
+        "/retrainer/v1/runs": (200, {"runs": [run]}),
+    }
+    line = coalmine("retrain", "history").out.splitlines()[1]
+    assert line.startswith("2026-11-21 10:00:00  alert  CoalmineAccuracyLoss  7      merged  run-1")
+    assert "promoted-to-rollout, rolled back  into run run-1" in line
+    (told,) = json.loads(coalmine("retrain", "history", "--fate", "merged", "--json").out)
+    assert (told["count"], told["outcome"]) == (7, "promoted-to-rollout, rolled back")
+    refused = coalmine("retrain", "history", "--fate", "lost")
+    assert refused.err == "coalmine: --fate lost: allowed are accepted, merged, suppressed\n"
+
+
+def test_an_open_breaker_is_shown_and_reset(coalmine: Any, control: Control) -> None:
+    shown = {
+        "run": None,
+        "breaker": {"open": True, "failures": 3, "max_failures": 3, "last": "x", "run": "run-3"},
+        "back_off": {"rejections": 0, "seconds": 0.0, "until": None},
+        "cooldown_until": None,
+        "runs_today": 3,
+        "daily_budget": 4,
+        "next_scheduled": 1795255200.0,
+    }
+    control.answers = {
+        "/retrainer/v1/status": (200, shown),
+        "/retrainer/v1/reset": (200, shown),
+    }
+    told = coalmine("retrain", "status").out
+    assert "breaker   OPEN, a person is needed (coalmine retrain reset), 3 of 3 failures" in told
+    assert "schedule  next at 2026-11-21 10:00:00 UTC\n" in told
+    assert coalmine("retrain", "reset", "--reason", "mended").code == 0
+    assert control.asked.pop()[2]["reason"] == "mended"
 
 
 @pytest.mark.slow

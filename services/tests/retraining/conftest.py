@@ -12,6 +12,7 @@ from typing import Any
 
 import httpx
 import numpy as np
+import psutil
 import pytest
 import uvicorn
 from fastapi import FastAPI, Request
@@ -25,6 +26,9 @@ from coalmine.spec import ServiceSpec
 
 HERE = Path(__file__).parent
 NAME = "demo"
+STARTS_AT = "2026-11-21T10:00:00Z"
+EPOCH = 1795255200.0  # the same
+ONSET = EPOCH - 30
 
 CARD = ModelCard(
     name=NAME,
@@ -261,3 +265,27 @@ def notices(state: Path) -> Any:
         return [json.loads(line) for line in lines]
 
     return read
+
+
+def finished(body: dict[str, Any]) -> bool:
+    return bool(body["runs"]) and body["runs"][0]["state"] == "finished"
+
+
+async def alert(client: Any, summary: str, **labels: str) -> dict[str, int]:
+    answer = await client.post(
+        "/v1/alerts", json=webhook(summary, starts_at=STARTS_AT, onset=ONSET, **labels)
+    )
+    assert answer.status_code == 200, answer.text
+    fates: dict[str, int] = answer.json()["triggers"]
+    return fates
+
+
+def processes_of(run_id: str) -> list[int]:
+    found = []
+    for process in psutil.process_iter():
+        try:
+            if process.environ().get("COALMINE_RUN_ID") == run_id:
+                found.append(process.pid)
+        except psutil.Error:
+            continue
+    return found

@@ -58,6 +58,7 @@ def request(
     *,
     method: str = "GET",
     body: Mapping[str, Any] | None = None,
+    params: Mapping[str, Any] | None = None,
 ) -> Any:
     """The JSON answer of a control service; `CommandError` with its reason if it refuses."""
     import httpx
@@ -65,7 +66,9 @@ def request(
     url = f"{running.url('control')}/{service}{path}"
     try:
         # The environment's proxies are not for the parts of the stack.
-        response = httpx.request(method, url, json=body, timeout=30.0, trust_env=False)
+        response = httpx.request(
+            method, url, json=body, params=params, timeout=30.0, trust_env=False
+        )
     except httpx.TransportError as error:
         raise CommandError(
             f"{service} does not answer at {url} ({error or type(error).__name__}); it may be "

@@ -1,26 +1,32 @@
-"""`coalmine retrain`: start the pipeline by hand, list its runs, or compile it for a cluster."""
+"""`coalmine retrain`: start the pipeline by hand, see what asked for it, compile it."""
 
 from __future__ import annotations
 
 import getpass
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
+from coalmine.cli import _retrain_show as show
 from coalmine.cli._client import StateOption, find_running, request
 from coalmine.cli._errors import CommandError
 
 __all__ = ["app"]
 
 app = typer.Typer(
-    help="Start a training run on a running stack, list the runs, or compile the pipeline.",
+    help="Start a training run on a running stack, see what asked for runs and what came of it.",
     invoke_without_command=True,
     epilog=(
         "Examples:  coalmine retrain --reason 'new labels'  |  coalmine retrain history  |  "
+        "coalmine retrain status  |  "
         "coalmine retrain --compile pipeline.yaml --file coalmine.yaml"
     ),
 )
+
+JsonOption = Annotated[bool, typer.Option("--json", help="JSON, for a program")]
+_FATES = ("accepted", "merged", "suppressed")
+_SOURCES = ("alert", "schedule", "cli", "http", "start")
 
 
 @app.callback()
@@ -36,26 +42,68 @@ def retrain(
     ),
     state: StateOption = None,
 ) -> None:
-    """Start a training run now; it is counted, but waits for no cooldown."""
+    """Start a training run now; it counts as one of the day, but waits for no cooldown."""
     if context.invoked_subcommand is not None:
         return
     if compile_to is not None:
         _compile(file, compile_to)
         return
-    body = {"reason": reason, "actor": getpass.getuser()}
+    body = {"reason": reason, "actor": getpass.getuser(), "source": "cli"}
     answer = request(find_running(state), "retrainer", "/v1/runs", method="POST", body=body)
     typer.echo(f"run {answer['id']}; see: coalmine retrain history")
 
 
-@app.command(epilog="Example:  coalmine retrain history")
-def history(state: StateOption = None) -> None:
+@app.command(
+    epilog="Examples:  coalmine retrain history  |  "
+    "coalmine retrain history --fate suppressed --limit 20 --json"
+)
+def history(
+    fate: Annotated[str | None, typer.Option(help=f"Only: {', '.join(_FATES)}")] = None,
+    source: Annotated[str | None, typer.Option(help=f"Only: {', '.join(_SOURCES)}")] = None,
+    run: Annotated[str | None, typer.Option(help="Only what led to this run")] = None,
+    limit: Annotated[int, typer.Option(min=1, help="The newest so many")] = 50,
+    as_json: JsonOption = False,
+    state: StateOption = None,
+) -> None:
+    """List what asked for a run, newest first: its fate, the run it led to, and how that ended."""
+    _one_of("--fate", fate, _FATES)
+    _one_of("--source", source, _SOURCES)
+    running = find_running(state)
+    given = {"fate": fate, "source": source, "run": run, "limit": limit}
+    params = {name: value for name, value in given.items() if value is not None}
+    triggers = request(running, "retrainer", "/v1/triggers", params=params)["triggers"]
+    runs = {run["id"]: run for run in request(running, "retrainer", "/v1/runs")["runs"]}
+    show.history([{**t, "outcome": show.outcome(runs.get(t["run"]))} for t in triggers], as_json)
+
+
+@app.command(epilog="Example:  coalmine retrain runs --json")
+def runs(as_json: JsonOption = False, state: StateOption = None) -> None:
     """List the training runs, newest first."""
-    runs = request(find_running(state), "retrainer", "/v1/runs")["runs"]
-    if not runs:
-        typer.echo("no run yet")
-    for run in sorted(runs, key=lambda run: run["started"] or 0.0, reverse=True):
-        version = f"  version {run['version']}" if run.get("version") else ""
-        typer.echo(f"{run['id']}  {run['outcome'] or 'running'}{version}  {run['reason']}")
+    found = request(find_running(state), "retrainer", "/v1/runs")["runs"]
+    show.runs(sorted(found, key=lambda run: run["started"] or 0.0, reverse=True), as_json)
+
+
+@app.command(epilog="Example:  coalmine retrain status")
+def status(as_json: JsonOption = False, state: StateOption = None) -> None:
+    """Show what runs, and what stands in the way of the next run: breaker, back-off, budget."""
+    show.status(request(find_running(state), "retrainer", "/v1/status"), as_json)
+
+
+@app.command(epilog="Example:  coalmine retrain reset --reason 'the label export is mended'")
+def reset(
+    reason: Annotated[str, typer.Option(help="What was mended, for the record")],
+    as_json: JsonOption = False,
+    state: StateOption = None,
+) -> None:
+    """Let alerts and the schedule start runs again: forgive the failures and rejections so far."""
+    body: dict[str, Any] = {"reason": reason, "actor": getpass.getuser()}
+    answer = request(find_running(state), "retrainer", "/v1/reset", method="POST", body=body)
+    show.status(answer, as_json)
+
+
+def _one_of(option: str, value: str | None, allowed: tuple[str, ...]) -> None:
+    if value is not None and value not in allowed:
+        raise CommandError(f"{option} {value}: allowed are {', '.join(allowed)}")
 
 
 def _compile(file: Path, target: Path) -> None:

@@ -91,19 +91,19 @@ def create_app(
     """The retrainer of a service, with its state under `state`.
 
     `POST /v1/alerts` (Alertmanager's webhook), `POST /v1/runs`, `GET /v1/runs[/{id}]`, `GET
-    /v1/triggers`, `GET /healthz`, `GET /metrics`. `quality_url` and `rollout_url` are the base URLs
-    of the data-quality monitor and of the rollout controller. A service without a champion is
-    trained for at once, from `telemetry` (a file) or from the simulator with `seed`.
+    /v1/triggers`, `GET /v1/status`, `POST /v1/reset`, `GET /healthz`, `GET /metrics`.
+    `quality_url` and `rollout_url` are the base URLs of the data-quality monitor and of the rollout
+    controller. A service without a champion is trained for at once, from `telemetry` (a file) or
+    from the simulator with `seed`.
     """
     from coalmine.retraining import _app  # FastAPI is only for those who run a retrainer
 
-    return _app.create_app(
-        service,
+    addresses = _app.Addresses(
         state=state,
         log_uri=log_uri,
         quality_url=quality_url,
         rollout_url=rollout_url,
         telemetry=telemetry,
         seed=seed,
-        clock=clock,
     )
+    return _app.create_app(service, addresses=addresses, clock=clock)

@@ -6,93 +6,66 @@ import asyncio
 import sqlite3
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
-from dataclasses import asdict
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-from fastapi import FastAPI, Request, Response
+from fastapi import FastAPI, Request
 from fastapi.responses import JSONResponse
-from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from coalmine.clock import Clock
+from coalmine.retraining._bodies import BodyTooLarge, OrderInvalid
 from coalmine.retraining._errors import RetrainingError, RunRefused, UnknownRun, WebhookInvalid
+from coalmine.retraining._features import ModelFeatures
+from coalmine.retraining._intake import Intake
 from coalmine.retraining._metrics import Metrics
 from coalmine.retraining._peers import Peers
 from coalmine.retraining._pipeline_run import PipelineRunner, Surroundings
 from coalmine.retraining._readiness import Readiness
 from coalmine.retraining._registry import local_registry
 from coalmine.retraining._retrainer import Parts, Retrainer
-from coalmine.retraining._store import Run, Store
-from coalmine.retraining._webhook import parse_notification
+from coalmine.retraining._routes import add_routes
+from coalmine.retraining._routine import Routine
+from coalmine.retraining._store import Store
 from coalmine.spec import RetrainingSpec, ServiceSpec
 
-#: Errors and the status that says whose fault they are.
-_STATUS: dict[type[Exception], int] = {WebhookInvalid: 400, RunRefused: 409, UnknownRun: 404}
+#: Errors and the status that says whose fault they are; what is not here is ours, and passes.
+_STATUS: dict[type[Exception], int] = {
+    WebhookInvalid: 400,
+    OrderInvalid: 400,
+    RunRefused: 409,
+    UnknownRun: 404,
+    BodyTooLarge: 413,
+}
 
 
-class _Order(BaseModel):
-    """The body of `POST /v1/runs`."""
+@dataclass(frozen=True, slots=True)
+class Addresses:
+    """Where a retrainer finds what it works with."""
 
-    model_config = ConfigDict(extra="forbid")
+    state: Path
+    log_uri: str
+    quality_url: str
+    rollout_url: str
+    telemetry: Path | None
+    seed: int
 
-    reason: str = Field(min_length=1, max_length=1000)
-    actor: str = Field(min_length=1, max_length=200)
 
-
-def create_app(
-    service: ServiceSpec,
-    *,
-    state: Path,
-    log_uri: str,
-    quality_url: str,
-    rollout_url: str,
-    telemetry: Path | None,
-    seed: int,
-    clock: Clock,
-) -> FastAPI:
+def create_app(service: ServiceSpec, *, addresses: Addresses, clock: Clock) -> FastAPI:
     """Compose the retrainer; see `coalmine.retraining.create_app`."""
     metrics = Metrics(service.name)
-    # A service without `retraining` still answers, and suppresses every alert.
-    policy = service.retraining or RetrainingSpec(pipeline="nothing:to_run", alerts=())
-    surroundings = Surroundings(
-        service=service,
-        policy=policy,
-        state=state,
-        log_uri=log_uri,
-        telemetry=telemetry,
-        seed=seed,
-    )
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-        store = await asyncio.to_thread(Store, state / "retraining.db")
-        registry = local_registry(service.name, state=state)
-        async with Peers(
-            quality_url=quality_url, rollout_url=rollout_url, model_name=service.name
-        ) as peers:
-            runner = PipelineRunner(surroundings, store=store, registry=registry, clock=clock)
-            readiness = Readiness(
-                policy=policy,
-                window_rows=service.monitors.drift.window_rows,
-                log_uri=log_uri,
-                peers=peers,
-                registry=registry,
-            )
-            retrainer = Retrainer(
-                Parts(
-                    service=service,
-                    store=store,
-                    registry=registry,
-                    peers=peers,
-                    readiness=readiness,
-                    runner=runner,
-                    metrics=metrics,
-                    clock=clock,
-                )
-            )
-            app.state.store, app.state.runner, app.state.retrainer = store, runner, retrainer
-            worker = asyncio.create_task(retrainer.work(), name="retrainer")
+        store = await asyncio.to_thread(Store, addresses.state / "retraining.db")
+        peers = Peers(
+            quality_url=addresses.quality_url,
+            rollout_url=addresses.rollout_url,
+            model_name=service.name,
+        )
+        async with peers:
+            parts = _compose(service, addresses, store, peers, metrics, clock)
+            app.state.parts = parts
+            worker = asyncio.create_task(Retrainer(parts).work(), name="retrainer")
             try:
                 yield
             finally:
@@ -102,59 +75,80 @@ def create_app(
                 await asyncio.to_thread(store.close)
 
     app = FastAPI(title="Coalmine retrainer", lifespan=lifespan)
-    for kind in (RetrainingError, sqlite3.Error):
+    for kind in (RetrainingError, BodyTooLarge, OrderInvalid, sqlite3.Error):
         app.add_exception_handler(kind, _answer_error)
-    _add_routes(app, metrics)
+    add_routes(app, metrics)
     return app
 
 
-def _add_routes(app: FastAPI, metrics: Metrics) -> None:
-    @app.post("/v1/alerts")
-    async def alerts(request: Request) -> dict[str, Any]:
-        notification = parse_notification(await request.body())
-        return {"triggers": await app.state.retrainer.alerts(notification)}
-
-    @app.post("/v1/runs", status_code=201)
-    async def start(request: Request) -> Any:
-        try:
-            order = _Order.model_validate_json(await request.body())
-        except ValidationError as error:
-            first = error.errors()[0]
-            key = ".".join(str(part) for part in first["loc"]) or "body"
-            return JSONResponse({"error": f"{key}: {first['msg']}"}, status_code=400)
-        run = await app.state.retrainer.request(reason=order.reason, actor=order.actor)
-        return {"id": run.id}
-
-    @app.get("/v1/runs")
-    async def runs() -> dict[str, Any]:
-        found = await asyncio.to_thread(app.state.store.runs)
-        # What was never started is no run: its trigger's fate tells why.
-        return {"runs": [_shown(run, app) for run in found if run.state != "cancelled"]}
-
-    @app.get("/v1/runs/{identifier}")
-    async def one_run(identifier: str) -> dict[str, Any]:
-        return _shown(await asyncio.to_thread(app.state.store.run, identifier), app)
-
-    @app.get("/v1/triggers")
-    async def triggers() -> dict[str, Any]:
-        found = await asyncio.to_thread(app.state.store.triggers)
-        return {"triggers": [asdict(trigger) for trigger in found]}
-
-    @app.get("/healthz")
-    async def healthz() -> dict[str, str]:
-        return {"status": "ok"}
-
-    @app.get("/metrics")
-    async def measured() -> Response:
-        return Response(generate_latest(metrics.registry), media_type=CONTENT_TYPE_LATEST)
-
-
-def _shown(run: Run, app: FastAPI) -> dict[str, Any]:
-    """A run as the API shows it; while it runs, with the steps so far (null: under way)."""
-    steps = app.state.runner.steps(run) if run.state == "running" else run.steps
-    return {**asdict(run), "steps": steps or {}}
+def _compose(
+    service: ServiceSpec,
+    addresses: Addresses,
+    store: Store,
+    peers: Peers,
+    metrics: Metrics,
+    clock: Clock,
+) -> Parts:
+    # A service without `retraining` still answers, and suppresses every alert.
+    policy = service.retraining or RetrainingSpec(pipeline="nothing:to_run", alerts=())
+    state = addresses.state
+    registry = local_registry(service.name, state=state)
+    features = ModelFeatures(state / "models")
+    intake = Intake(
+        service,
+        store=store,
+        registry=registry,
+        peers=peers,
+        metrics=metrics,
+        features=features,
+        clock=clock,
+    )
+    return Parts(
+        service=service,
+        policy=policy,
+        state=state,
+        store=store,
+        registry=registry,
+        peers=peers,
+        intake=intake,
+        routine=Routine(
+            service,
+            policy=policy,
+            state=state,
+            store=store,
+            registry=registry,
+            peers=peers,
+            intake=intake,
+            metrics=metrics,
+            clock=clock,
+        ),
+        readiness=Readiness(
+            policy=policy,
+            window_rows=service.monitors.drift.window_rows,
+            log_uri=addresses.log_uri,
+            peers=peers,
+            registry=registry,
+            features=features,
+        ),
+        runner=PipelineRunner(
+            Surroundings(
+                service=service,
+                policy=policy,
+                state=state,
+                log_uri=addresses.log_uri,
+                telemetry=addresses.telemetry,
+                seed=addresses.seed,
+            ),
+            store=store,
+            registry=registry,
+            clock=clock,
+        ),
+        metrics=metrics,
+        clock=clock,
+    )
 
 
 async def _answer_error(_: Request, error: Exception) -> JSONResponse:
     status = next((_STATUS[kind] for kind in type(error).__mro__ if kind in _STATUS), 503)
-    return JSONResponse({"error": str(error)}, status_code=status)
+    headers = {"retry-after": "1"} if status == 503 else None
+    return JSONResponse({"error": str(error)}, status_code=status, headers=headers)

@@ -10,6 +10,7 @@ RetrainingError
   WebhookInvalid       a webhook body that is not Alertmanager's
   RunRefused           a manual run that the policy does not allow now; the message is the reason
   UnknownRun           no such run
+  StoreBusy            other retrainers keep the database busy; the same call may succeed later
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ __all__ = [
     "RegistryError",
     "RetrainingError",
     "RunRefused",
+    "StoreBusy",
     "UnknownRun",
     "UnknownVersion",
     "WebhookInvalid",
@@ -70,3 +72,7 @@ class RunRefused(RetrainingError):
 
 class UnknownRun(RetrainingError):
     """No such run."""
+
+
+class StoreBusy(RetrainingError):
+    """Other retrainers keep the database busy; the same call may succeed later."""

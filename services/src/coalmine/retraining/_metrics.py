@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from prometheus_client import CollectorRegistry, Counter, Gauge
 
+from coalmine.retraining._policy import REASONS
+
 
 class Metrics:
     """Counters of one service's triggers and runs, in a registry of their own."""
@@ -24,6 +26,18 @@ class Metrics:
             ["model_name", "outcome"],
             registry=self.registry,
         )
+        self._suppressed = Counter(
+            "coalmine_retrain_suppressed",
+            "Suppressed triggers of retraining by the kind of reason.",
+            ["model_name", "reason"],
+            registry=self.registry,
+        )
+        self._stopped = Gauge(
+            "coalmine_retrain_stopped",
+            "1 while the circuit breaker is open: nothing is retrained until a person says so.",
+            ["model_name"],
+            registry=self.registry,
+        )
         self._running = Gauge(
             "coalmine_retrain_running",
             "1 while the training pipeline runs.",
@@ -32,13 +46,24 @@ class Metrics:
         )
         for fate in ("accepted", "merged", "suppressed"):
             self._triggers.labels(model_name, fate)
+        for reason in REASONS:
+            self._suppressed.labels(model_name, reason)
         for outcome in ("promoted-to-rollout", "rejected", "failed", "timeout"):
             self._runs.labels(model_name, outcome)
         self.running(False)
+        self.stopped(False)
 
     def triggers(self, fate: str, count: int) -> None:
         """Count triggers of a fate."""
         self._triggers.labels(self._model_name, fate).inc(count)
+
+    def suppressed(self, reason: str, count: int) -> None:
+        """Count suppressed triggers by `_policy.REASONS`."""
+        self._suppressed.labels(self._model_name, reason).inc(count)
+
+    def stopped(self, is_stopped: bool) -> None:
+        """Note whether the circuit breaker is open."""
+        self._stopped.labels(self._model_name).set(is_stopped)
 
     def run(self, outcome: str) -> None:
         """Count a run that has ended."""

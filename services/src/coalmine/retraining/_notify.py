@@ -21,6 +21,7 @@ from coalmine.retraining._events import emit_event
 
 NOTIFY_URL = "COALMINE_NOTIFY_URL"
 _TRIES = 3
+_FILE = "notifications.jsonl"
 _log = logging.getLogger(__name__)
 
 
@@ -31,12 +32,17 @@ class Notice:
     run: str
     model: str
     outcome: str
-    """`SUCCEEDED`, `FAILED`, or the retrainer's `timeout`, `killed`."""
+    """`SUCCEEDED`, `FAILED`, or the retrainer's `timeout`, `failed`, `STOPPED`."""
 
     reason: str
     """Why the run was started."""
 
     message: str = ""
+
+
+def notify_address(state: Path) -> str:
+    """Where notices go: what the environment says, else a file in the state directory."""
+    return os.environ.get(NOTIFY_URL) or (state.absolute() / _FILE).as_uri()
 
 
 def notify(notice: Notice, *, url: str | None = None, clock: Clock = SYSTEM_CLOCK) -> bool:

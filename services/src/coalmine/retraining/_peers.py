@@ -6,12 +6,14 @@ PeerError         a peer did not answer, or not in a way that can be read: ask a
 
 from __future__ import annotations
 
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Any, Self
 
 import httpx
 
 _OVER = frozenset({"promoted", "rolled_back", "aborted"})
+_TOLD = 5
 _TIMEOUT = httpx.Timeout(10.0, connect=2.0)
 
 
@@ -28,7 +30,7 @@ class Quality:
     """What the data-quality monitor says."""
 
     incident: str | None
-    """Summary of an open incident of the model."""
+    """An open incident that touches the model: its summary, its id and its features."""
 
     evaluated_to: float
     """Record time up to which records are judged, seconds since the epoch; 0 before the first."""
@@ -40,7 +42,12 @@ class Rollout:
 
     id: str
     version: str
-    over: bool
+    state: str
+
+    @property
+    def over(self) -> bool:
+        """Whether it has ended."""
+        return self.state in _OVER
 
 
 class Peers:
@@ -58,26 +65,27 @@ class Peers:
     async def __aexit__(self, *_: object) -> None:
         await self._client.aclose()
 
-    async def quality(self) -> Quality:
-        """Ask the data-quality monitor."""
+    async def quality(self, features: Collection[str] | None) -> Quality:
+        """Ask the data-quality monitor about what touches `features` (None: about all)."""
         body = await self._get(self._quality, params={"open": "true"})
         try:
-            summaries = [
-                str(incident.get("summary", "an open incident"))
+            found = [
+                _told(incident)
                 for incident in body["incidents"]
                 if incident.get("model_name", self._model_name) == self._model_name
+                and _touches(incident, features)
             ]
             evaluated = float(body.get("evaluated_to") or 0.0)
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise PeerError(f"{self._quality}: an answer that cannot be read") from error
-        return Quality(incident=summaries[0] if summaries else None, evaluated_to=evaluated)
+        return Quality(incident=found[0] if found else None, evaluated_to=evaluated)
 
     async def rollouts(self) -> list[Rollout]:
         """All rollouts that the controller knows."""
         body = await self._get(self._rollouts)
         try:
             return [
-                Rollout(id=str(r["id"]), version=str(r["version"]), over=r["state"] in _OVER)
+                Rollout(id=str(r["id"]), version=str(r["version"]), state=str(r["state"]))
                 for r in (body["rollouts"] if isinstance(body, dict) else body)
             ]
         except (KeyError, TypeError) as error:
@@ -106,6 +114,24 @@ class Peers:
             return answer.json()
         except (httpx.HTTPError, ValueError) as error:
             raise PeerError(f"{url}: {error}") from error
+
+
+def _touches(incident: Mapping[str, Any], features: Collection[str] | None) -> bool:
+    """Whether an incident is about any of these features; one that names none is about all."""
+    named = _names(incident)
+    return not named or features is None or any(name in features for name in named)
+
+
+def _names(incident: Mapping[str, Any]) -> list[str]:
+    return [str(feature["name"]) for feature in incident.get("features") or ()]
+
+
+def _told(incident: Mapping[str, Any]) -> str:
+    """An incident, with the labels by which a person finds it."""
+    labels = {"incident": incident.get("id"), "features": ", ".join(_names(incident)[:_TOLD])}
+    text = "; ".join(f"{name} {value}" for name, value in labels.items() if value)
+    summary = str(incident.get("summary", "an open incident"))
+    return f"{summary} ({text})" if text else summary
 
 
 def _error_of(answer: httpx.Response) -> str:

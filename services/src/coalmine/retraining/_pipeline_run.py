@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import os
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -13,10 +12,11 @@ from typing import Literal
 from coalmine.clock import Clock
 from coalmine.retraining._child import AttemptEnd, kill_leftovers, run_attempt
 from coalmine.retraining._events import read_events
-from coalmine.retraining._notify import NOTIFY_URL, Notice, notify
+from coalmine.retraining._notify import NOTIFY_URL, Notice, notify, notify_address
 from coalmine.retraining._parameters import RunParameters
 from coalmine.retraining._registry import MlflowRegistry
-from coalmine.retraining._store import Run, Store
+from coalmine.retraining._store import Store
+from coalmine.retraining._types import Run
 from coalmine.retraining.run import RESULT_FILE
 from coalmine.spec import RetrainingSpec, ServiceSpec
 
@@ -138,9 +138,8 @@ class PipelineRunner:
 
     def _environment(self) -> dict[str, str]:
         """What is a secret, or a limit of a container, on a cluster."""
-        here = (self._state / "notifications.jsonl").as_uri()
         return {
-            NOTIFY_URL: os.environ.get(NOTIFY_URL, here),
+            NOTIFY_URL: notify_address(self._state),
             "OMP_NUM_THREADS": "1",  # a run shares the machine with the model servers
             "MLFLOW_DISABLE_TELEMETRY": "true",
         }

@@ -1,99 +1,94 @@
-"""Whether a trigger starts a run: pure functions of the trigger and the situation."""
+"""Whether what asks for a run gets one: a pure function of the ask and the situation."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
-from coalmine.retraining._store import Fate, Run
-from coalmine.retraining._webhook import Alert
+from coalmine.retraining._standing import Standing, back_off_seconds
+from coalmine.retraining._types import Ask, Judgement, Run
 from coalmine.spec import RetrainingSpec
 
-_DAY = 86_400.0
+#: The kinds of reasons why a trigger is suppressed, as the metric's label has them.
+REASONS = (
+    *("not_configured", "resolved", "not_listed", "other_model", "other_version", "no_champion"),
+    *("breaker", "data_quality", "rollout", "cooldown", "back_off", "budget"),
+    "not_ready",  # accepted, and then not started: the labels did not come, say
+)
 
 
 @dataclass(frozen=True, slots=True)
 class Situation:
-    """What is known when a trigger comes. Times are seconds since the epoch."""
+    """What is known when something asks for a run."""
 
     now: float
+    """Seconds since the epoch."""
+
     model_name: str
     champion: str | None
-    active: Run | None
-    last_ended: float | None
-    """End of the last run that an alert or a person started."""
-
-    started: tuple[float, ...] = ()
-    """Starts of such runs."""
-
+    active: Run | None = None
+    standing: Standing = field(default_factory=Standing)
     rollout: str | None = None
     """The version that is being rolled out now."""
 
     quality_incident: str | None = None
-    """Summary of an open data-quality incident."""
+    """An open data-quality incident that touches the model's features."""
 
 
-@dataclass(frozen=True, slots=True)
-class Judgement:
-    """A trigger's fate, and why."""
+def judge(ask: Ask, situation: Situation, policy: RetrainingSpec | None) -> Judgement:
+    """The fate of an ask; `accepted` is to become a run, `merged` belongs to the active one.
 
-    fate: Fate
-    reason: str
-
-
-def judge_alert(alert: Alert, situation: Situation, policy: RetrainingSpec | None) -> Judgement:
-    """The fate of one alert; `accepted` is to become a run, `merged` belongs to the active one."""
+    A person is bound by all but the cooldown, the back-off and the breaker: who asks by hand has
+    looked. For a first model only a run under way counts.
+    """
     if policy is None:
-        return Judgement("suppressed", "the service file has no `retraining`")
-    refusal = _not_for_us(alert, situation, policy)
-    if refusal is not None:
-        return Judgement("suppressed", refusal)
-    return _judge(situation, policy, cooldown=policy.cooldown)
+        return _suppressed("not_configured", "the service file has no `retraining`")
+    if ask.source == "alert" and (refusal := _not_for_us(ask, situation, policy)):
+        return refusal
+    if ask.source in ("alert", "schedule") and situation.champion is None:
+        return _suppressed("no_champion", "there is no champion yet")
+    if situation.active is not None:
+        return Judgement("merged", "", f"into run {situation.active.id}")
+    if ask.source != "start" and (refusal := _not_now(ask, situation, policy)):
+        return refusal
+    return Judgement("accepted", "", "")
 
 
-def judge_request(situation: Situation, policy: RetrainingSpec | None) -> Judgement:
-    """The fate of a person's request: as an alert's, without the cooldown."""
-    if policy is None:
-        return Judgement("suppressed", "the service file has no `retraining`")
-    return _judge(situation, policy, cooldown=0.0)
+def _suppressed(code: str, reason: str) -> Judgement:
+    return Judgement("suppressed", code, reason)
 
 
-def _not_for_us(alert: Alert, situation: Situation, policy: RetrainingSpec) -> str | None:
+def _not_for_us(ask: Ask, situation: Situation, policy: RetrainingSpec) -> Judgement | None:
     """Why an alert could never start a run."""
-    if alert.status == "resolved":
-        return "resolved"
-    if alert.name not in policy.alerts:
-        return f"{alert.name or 'an alert without a name'} is not among retraining.alerts"
-    model = alert.labels.get("model_name", situation.model_name)
-    if model != situation.model_name:
-        return f"about another model, {model}"
-    revision = alert.labels.get("revision")
-    if situation.champion is None:
-        return "there is no champion yet"
-    if revision is not None and revision != situation.champion:
-        return f"about version {revision}, and version {situation.champion} serves now"
+    if ask.resolved:
+        return _suppressed("resolved", "resolved")
+    if ask.name not in policy.alerts:
+        name = ask.name or "an alert without a name"
+        return _suppressed("not_listed", f"{name} is not among retraining.alerts")
+    if ask.model_name not in (None, situation.model_name):
+        return _suppressed("other_model", f"about another model, {ask.model_name}")
+    if situation.champion is not None and ask.model_version not in (None, situation.champion):
+        now = f"version {situation.champion} serves now"
+        return _suppressed("other_version", f"about version {ask.model_version}, and {now}")
     return None
 
 
-def _judge(situation: Situation, policy: RetrainingSpec, *, cooldown: float) -> Judgement:
-    if situation.active is not None:
-        return Judgement("merged", f"into run {situation.active.id}")
+def _not_now(ask: Ask, situation: Situation, policy: RetrainingSpec) -> Judgement | None:
+    """Why there may be no run at present."""
+    stand, now = situation.standing, situation.now
+    by_hand = ask.source in ("cli", "http")
+    if not by_hand and stand.breaker_open(policy):
+        told = "until a person says: coalmine retrain reset"
+        return _suppressed("breaker", f"stopped after {stand.failures} failures in a row, {told}")
     if situation.quality_incident is not None:
-        return Judgement("suppressed", f"data quality: {situation.quality_incident}")
+        return _suppressed("data_quality", f"data quality: {situation.quality_incident}")
     if situation.rollout is not None:
-        return Judgement("suppressed", f"version {situation.rollout} is being rolled out")
-    if situation.last_ended is not None and situation.now < situation.last_ended + cooldown:
-        return Judgement("suppressed", f"cooldown of {cooldown:g} s after the last run")
-    today = sum(start > situation.now - _DAY for start in situation.started)
-    if today >= policy.daily_budget:
-        return Judgement("suppressed", f"daily budget of {policy.daily_budget} runs is spent")
-    return Judgement("accepted", "")
-
-
-def counted_runs(runs: Sequence[Run]) -> tuple[tuple[float, ...], float | None]:
-    """Starts, and the last end, of what cooldown and budget count: all but first models."""
-    counted = [run for run in runs if run.kind == "retrain" and run.started is not None]
-    ended = [run.ended for run in counted if run.ended is not None]
-    return tuple(run.started for run in counted if run.started is not None), max(
-        ended, default=None
-    )
+        return _suppressed("rollout", f"version {situation.rollout} is being rolled out")
+    if not by_hand and stand.cooldown_until(policy, now=now) is not None:
+        return _suppressed("cooldown", f"cooldown of {policy.cooldown:g} s after the last run")
+    if not by_hand and stand.back_off_until(policy, now=now) is not None:
+        seconds = back_off_seconds(policy, stand.rejections)
+        count = f"{stand.rejections} rejected candidate{'s' * (stand.rejections > 1)} in a row"
+        return _suppressed("back_off", f"back-off of {seconds:g} s after {count}")
+    if stand.runs_today(now=now) >= policy.daily_budget:
+        return _suppressed("budget", f"daily budget of {policy.daily_budget} runs is spent")
+    return None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from typing import Literal
 
@@ -11,7 +12,7 @@ from coalmine.records import open_log
 from coalmine.retraining._peers import PeerError, Peers
 from coalmine.retraining._recent import Window, count_labelled, count_rows
 from coalmine.retraining._registry import MlflowRegistry
-from coalmine.retraining._store import Run
+from coalmine.retraining._types import Run
 from coalmine.retraining.learning import MIN_WINDOWS
 from coalmine.spec import RetrainingSpec
 
@@ -37,12 +38,19 @@ class Readiness:
         log_uri: str,
         peers: Peers,
         registry: MlflowRegistry,
+        features: Callable[[str], Collection[str] | None],
     ) -> None:
         self._policy = policy
         self._needed_rows = MIN_WINDOWS * window_rows
         self._log_uri = log_uri
         self._peers = peers
         self._registry = registry
+        self._features = features
+
+    @property
+    def maturity(self) -> float:
+        """Seconds after which the labels of a record count as complete."""
+        return self._policy.maturity
 
     async def of(self, run: Run, *, now: float) -> Verdict:
         """Judge a waiting run.
@@ -73,7 +81,7 @@ class Readiness:
 
     async def _ask_peers(self, run: Run) -> Verdict:
         try:
-            quality = await self._peers.quality()
+            quality = await self._peers.quality(self._features(run.model_version))
             rollouts = await self._peers.rollouts()
         except PeerError as error:
             return Verdict("wait", f"an answer of {error}")
@@ -87,7 +95,7 @@ class Readiness:
         return Verdict("go", "")
 
     def _count(self, run: Run, now: float) -> Verdict:
-        window = Window(run.model_version, run.since, now)
+        window = Window(run.model_version, run.since, now - self._policy.maturity)
         log = open_log(self._log_uri)
         try:
             rows = count_rows(log, window)

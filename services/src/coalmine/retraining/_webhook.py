@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import hashlib
 from datetime import UTC, datetime
 from typing import Annotated, Literal
 
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, ValidationError
 
 from coalmine.retraining._errors import WebhookInvalid
+from coalmine.retraining._types import Ask
 
-_MAX_ALERTS = 100_000
+#: Alertmanager's `max_alerts` bounds what it sends at once.
+_MAX_ALERTS = 20_000
 
 
 class Alert(BaseModel):
@@ -37,6 +40,8 @@ class Alert(BaseModel):
     def identity(self) -> str:
         """The same for every repetition of one alert."""
         labels = self.fingerprint or ",".join(f"{k}={v}" for k, v in sorted(self.labels.items()))
+        if len(labels) > 100:
+            labels = hashlib.sha256(labels.encode()).hexdigest()
         return f"{labels}@{self.starts_at:.3f}"
 
     @property
@@ -57,6 +62,26 @@ class Alert(BaseModel):
             onset = (parsed if parsed.tzinfo else parsed.replace(tzinfo=UTC)).timestamp()
         return onset if 0 < onset <= self.starts_at else self.starts_at
 
+    def ask(self) -> Ask:
+        """What the alert asks for."""
+        summary = self.annotations.get("summary", "")[:_LONGEST_SUMMARY]
+        name = self.name[:_LONGEST_SUMMARY]
+        return Ask(
+            source="alert",
+            name=self.name,
+            identity=self.identity,
+            reason=f"{name}: {summary}" if summary else name,
+            actor="alertmanager",
+            resolved=self.status == "resolved",
+            model_name=self.labels.get("model_name"),
+            model_version=self.labels.get("revision"),
+            starts_at=self.starts_at,
+            onset=self.onset,
+        )
+
+
+_LONGEST_SUMMARY = 500
+
 
 class Notification(BaseModel):
     """The body of a webhook call; keys that we do not read may be there."""
@@ -65,6 +90,19 @@ class Notification(BaseModel):
 
     version: Literal["4"]
     alerts: Annotated[tuple[Alert, ...], Field(max_length=_MAX_ALERTS)]
+    truncatedAlerts: Annotated[int, Field(ge=0, le=10**9)] = 0
+    """Alerts that Alertmanager left out, because of its `max_alerts`."""
+
+    def asks(self) -> list[Ask]:
+        """What the alerts ask for; those that were left out are counted, and ask for nothing."""
+        asks = [alert.ask() for alert in self.alerts]
+        if self.truncatedAlerts:
+            name = "(left out by Alertmanager's max_alerts)"
+            count = self.truncatedAlerts
+            asks.append(
+                Ask("alert", name, "left out", reason=name, actor="alertmanager", count=count)
+            )
+        return asks
 
 
 def parse_notification(body: bytes) -> Notification:
@@ -72,6 +110,6 @@ def parse_notification(body: bytes) -> Notification:
     try:
         return Notification.model_validate_json(body)
     except ValidationError as error:
-        first = error.errors()[0]
-        key = ".".join(str(part) for part in first["loc"]) or "body"
+        first = error.errors(include_url=False, include_input=False)[0]
+        key = ".".join(str(part) for part in first["loc"])[:_LONGEST_SUMMARY] or "body"
         raise WebhookInvalid(f"not an Alertmanager webhook: {key}: {first['msg']}") from error

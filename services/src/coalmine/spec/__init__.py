@@ -22,6 +22,7 @@ from coalmine.spec._models import (
     ShadowSpec,
     StepSpec,
 )
+from coalmine.spec._units import parse_interval
 
 __all__ = [
     "ClusterSpec",
@@ -42,5 +43,6 @@ __all__ = [
     "ShadowSpec",
     "StepSpec",
     "load_service",
+    "parse_interval",
     "service_schema",
 ]

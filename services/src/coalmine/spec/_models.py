@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from coalmine.spec._units import DottedPath, Duration, HeaderName, Name, Size
+from coalmine.spec._units import DottedPath, Duration, HeaderName, Name, Schedule, Size
 
 Provider = Literal["tensorrt", "cuda", "cpu"]
 
@@ -211,12 +211,25 @@ class RetrainingSpec(_Spec):
     alerts: tuple[str, ...] = ("CoalmineAccuracyLoss",)
     """Alert names that may start a run."""
 
+    schedule: Schedule | None = None
+    """Starts a run too: a cron expression of five fields, in UTC, or an interval of at least 1m."""
+
     cooldown: Duration = 3600.0
     """Between the end of one run and the start of the next."""
+
+    back_off: Duration = 6 * 3600.0
+    """Wait after a rejected candidate; doubled by each further one about the same champion."""
+
+    max_back_off: Duration = 7 * 86400.0
+    max_failures: Annotated[int, Field(ge=1)] = 3
+    """Failed runs in a row after which nothing is retrained until `coalmine retrain reset`."""
 
     daily_budget: Annotated[int, Field(ge=1)] = 4
     min_labels: Annotated[int, Field(ge=0)] = 2000
     """Labelled rows of the affected version, younger than the incident's onset, to wait for."""
+
+    maturity: Duration = 0.0
+    """Age from which a record counts as labelled for good: what fails early is labelled first."""
 
     max_wait: Duration = 3600.0
     """How long an accepted alert waits for `min_labels` before it is given up."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from typing import Annotated, Any
 
-from pydantic import BeforeValidator, Field, WithJsonSchema
+from pydantic import AfterValidator, BeforeValidator, Field, WithJsonSchema
 
 _UNITS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 _SIZES = {"B": 1, "KiB": 1024, "MiB": 1024**2, "GiB": 1024**3}
@@ -46,3 +46,44 @@ Size = Annotated[
 Name = Annotated[str, Field(pattern=r"^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$")]
 DottedPath = Annotated[str, Field(pattern=r"^[A-Za-z_][\w.]*:[A-Za-z_]\w*$")]
 HeaderName = Annotated[str, Field(pattern=r"^[a-z0-9-]+$")]
+
+
+_SHORTEST_INTERVAL = 60.0
+_CRON_FIELDS = 5
+
+
+def parse_interval(schedule: str) -> float | None:
+    """The seconds of a schedule such as `24h`; None if it is a cron expression.
+
+    >>> parse_interval("24h"), parse_interval("0 3 * * *")
+    (86400.0, None)
+    """
+    try:
+        return float(_parse_duration(schedule))
+    except ValueError:
+        return None
+
+
+def _check_schedule(schedule: str) -> str:
+    seconds = parse_interval(schedule)
+    if seconds is not None:
+        if seconds < _SHORTEST_INTERVAL:
+            raise ValueError("an interval is at least 1m")
+        return schedule
+    from datetime import UTC, datetime
+
+    from cronsim import CronSim, CronSimError
+
+    try:
+        if len(schedule.split()) != _CRON_FIELDS:
+            raise CronSimError("it does not have five fields")
+        next(CronSim(schedule, datetime(2026, 1, 1, tzinfo=UTC)))
+    except (CronSimError, StopIteration) as error:
+        raise ValueError(
+            f"a schedule is an interval (24h) or cron's five fields in UTC ('0 3 * * *'): "
+            f"{str(error) or 'it is never due'}"
+        ) from None
+    return schedule
+
+
+Schedule = Annotated[str, AfterValidator(_check_schedule)]
