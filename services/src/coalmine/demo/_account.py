@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from coalmine.records import SpoolInUseError, drain_spool, spool_stats
+from coalmine.records import spool_stats
 
-__all__ = ["Account", "account_of", "deliver_left_behind"]
-
-_HELP_S = 5.0
+__all__ = ["Account", "account_of"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,13 +42,6 @@ def account_of(state: Path, stats: Any) -> Account:
         dropped=sum(spool.dropped_rows for spool in spools),
         in_log=int(in_log),
     )
-
-
-def deliver_left_behind(state: Path, collector: str) -> None:
-    """Deliver what a server left that was killed just before its arm was retired. Blocks."""
-    for path in _spools(state):
-        with suppress(SpoolInUseError):  # its server lives, and delivers it
-            drain_spool(path, collector, timeout=_HELP_S)
 
 
 def _spools(state: Path) -> list[Path]:

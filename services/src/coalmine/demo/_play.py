@@ -13,7 +13,7 @@ import httpx
 from coalmine.apps.ev_battery import CLASSES, SCENARIO_WORLDS, SERVICE_FILE, Fleet, FleetConfig
 from coalmine.clock import SYSTEM_CLOCK, Clock
 from coalmine.demo import _views as views
-from coalmine.demo._account import Account, account_of, deliver_left_behind
+from coalmine.demo._account import Account, account_of
 from coalmine.demo._history import Event, History
 from coalmine.demo._labels import LabelCourier
 from coalmine.demo._ledger import Phase, TruthLedger
@@ -38,8 +38,6 @@ _KNOWN_TO_WITHIN = 0.008
 _PHASE_DEADLINE_S = 75.0
 _LABELS_DEADLINE_S = 60.0
 _RECORDS_DEADLINE_S = 45.0
-#: A server that runs delivers its own records, within this.
-_OWN_DELIVERY_S = 5.0
 _RECENT_S = 8.0
 
 
@@ -258,17 +256,14 @@ class Play:
         await self._settle_records()
 
     async def _settle_records(self) -> None:
-        """Wait until every record is in the log, and help those whose server is gone for good."""
-        root, collector = self.stack.state.root, self.stack.endpoints["collector"]
+        """Wait until every record is in the log; the stack delivers what retired arms left."""
+        root = self.stack.state.root
         give_up = self._clock.monotonic() + _RECORDS_DEADLINE_S
-        help_from = self._clock.monotonic() + _OWN_DELIVERY_S
         while self._clock.monotonic() < give_up:
             stats = await self.watcher.get("collector", "/v1/records/stats")
             self.account = await asyncio.to_thread(account_of, root, stats)
             if self.account.settled:
                 return
-            if self.account.pending and self._clock.monotonic() > help_from:
-                await asyncio.to_thread(deliver_left_behind, root, collector)
             await asyncio.sleep(0.5)
 
     async def _until(self, condition: Callable[[], bool], *, deadline_s: float) -> bool:

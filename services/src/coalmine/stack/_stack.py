@@ -18,6 +18,7 @@ from coalmine.rollout import DeployedModel
 from coalmine.spec import ServiceSpec, load_service
 from coalmine.stack._arms import read_arms
 from coalmine.stack._errors import PartFailedError, StackError
+from coalmine.stack._leftovers import Leftovers
 from coalmine.stack._offer import check_model
 from coalmine.stack._parts import Parts, find_alerting
 from coalmine.stack._ports import DEFAULT_PORT, Ports, check_ports, url
@@ -80,6 +81,7 @@ class Stack:
         self._started = 0.0
         self._supervisor = Supervisor(clock=clock, changed=self._say_what_runs)
         self._deployed: dict[Arm, DeployedModel] = {}
+        self._leftovers = Leftovers(self.state, collector=f"{url(self.ports.control)}/collector")
         self._exit = AsyncExitStack()
 
     @property
@@ -120,6 +122,8 @@ class Stack:
                 self._supervisor.start(spec)
             follow = asyncio.create_task(self._follow_arms(), name="follow arms.json")
             exit_stack.push_async_callback(_cancel, follow)
+            deliver = asyncio.create_task(self._leftovers.deliver(self._deployed))
+            exit_stack.push_async_callback(_cancel, deliver)
             await self._wait_until_up()
             self._exit = exit_stack.pop_all()
         return self
@@ -167,8 +171,9 @@ class Stack:
             del self._deployed[arm]
         for arm, model in desired.items():
             if arm not in self._deployed:
-                self._supervisor.start(self._parts.arm(arm, model))
-                self._deployed[arm] = model
+                async with self._leftovers.lock(arm):
+                    self._supervisor.start(self._parts.arm(arm, model))
+                    self._deployed[arm] = model
 
     async def _stop(self) -> None:
         edge = [name for name in self._supervisor.names() if name != "control"]
