@@ -15,7 +15,7 @@ from .fakes import FileWorld
 QUICK = RolloutSpec(
     shadow=ShadowSpec(min_time=2.0),
     steps=(StepSpec(weight=10, min_time=2.0), StepSpec(weight=50, min_time=2.0)),
-    guards=GuardsSpec(error_rate=0.2, slow_rate=0.8, accuracy=0.2),
+    guards=GuardsSpec(error_rate=0.2, slow_rate=0.8, tail_rate=None, accuracy=0.2),
     max_duration=3600.0,
 )
 

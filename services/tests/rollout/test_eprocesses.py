@@ -19,6 +19,10 @@ from coalmine.rollout.eprocesses import (
     log_e_more_events,
     log_e_rate_above,
     log_e_rate_below,
+    log_e_share_off,
+    log_e_shares_differ,
+    log_e_shares_within,
+    spread_of_events,
 )
 
 RATES = st.floats(0.0, 1.0)
@@ -159,3 +163,72 @@ def test_no_data_is_an_e_value_of_one(log_e: Callable[[TwoArms], float]) -> None
     assert log_e_mean_positive(none, lowest=-1.0) == 0.0
     assert log_e_candidate_better(none, none, none, margin=0.1, unit=none) == 0.0
     assert log_e_candidate_worse(none, none, none, unit=none) == 0.0
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.integers(1, 12), st.floats(0.05, 0.95), st.floats(-1.0, 1.0), st.floats(0.0, 0.3))
+def test_a_share_within_its_tolerance_is_not_off(
+    n: int, share: float, where: float, tolerance: float
+) -> None:
+    one = np.ones(1)
+    p = share + where * tolerance * min(share, 1 - share)
+    total = sum(
+        binomial(k, n, p)
+        * math.exp(
+            log_e_share_off(k * one, n * one, share=share * one, tolerance=tolerance, unit=one)
+        )
+        for k in range(n + 1)
+    )
+    assert total <= SLACK
+
+
+def test_a_share_that_is_off_is_seen_in_either_direction() -> None:
+    def log_e(mine: float) -> float:
+        one = np.ones(1)
+        return log_e_share_off(mine * one, 5000 * one, share=0.1 * one, tolerance=0.05, unit=one)
+
+    assert log_e(500) < 0 < math.log(1000) < min(log_e(360), log_e(650))
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    st.floats(0.05, 0.95),
+    st.floats(0.02, 0.4),
+    st.floats(0.0, 1.0),
+    st.booleans(),
+)
+def test_drift_under_its_nulls(stable: float, margin: float, within: float, up: bool) -> None:
+    """Two blocks of two answers of two classes on each side, every outcome counted."""
+    sign = 1 if up else -1
+    for test, distance in (
+        (log_e_shares_differ, within * margin),
+        (log_e_shares_within, margin + within * 0.3),
+    ):
+        candidate = stable + sign * distance
+        if not 0.0 <= candidate <= 1.0:
+            continue
+        expected = 0.0
+        for outcome in itertools.product(range(3), repeat=4):
+            weight = math.prod(
+                binomial(k, 2, p) for k, p in zip(outcome, (candidate, stable) * 2, strict=True)
+            )
+            mine, others = (np.array([[a, 2 - a] for a in outcome[i::2]], float).T for i in (0, 1))
+            expected += weight * math.exp(test(mine, others, margin=margin, unit=np.ones(2)))
+        assert expected <= SLACK
+
+
+def test_events_of_a_burst_weigh_less_than_as_many_alone() -> None:
+    rng = np.random.default_rng(1)
+    n = np.full(200, 50.0)
+    lone = TwoArms(n, rng.binomial(50, 0.02, 200) * 1.0, n, rng.binomial(50, 0.02, 200) * 1.0)
+    bursts = [rng.binomial(1, 0.05, 200) * 20.0 for _ in range(2)]
+    burst = TwoArms(n, bursts[0], n, bursts[1])
+    assert spread_of_events(lone).max() < 1.5
+    assert spread_of_events(burst)[bursts[0] > 0].min() > 10
+
+
+def test_the_events_of_few_blocks_count_as_one_a_block() -> None:
+    n = np.full(5, 100.0)
+    few = TwoArms(n, np.array([9.0, 0, 0, 0, 0]), n, np.array([1.0, 0, 2, 0, 0]))
+    assert spread_of_events(few).tolist() == [10.0, 1.0, 2.0, 1.0, 1.0]
+    assert log_e_more_events(few, unit=spread_of_events(few)) < log_e_more_events(few) / 3

@@ -26,11 +26,12 @@ from coalmine.rollout._evidence import (
     Split,
     Window,
 )
-from coalmine.rollout._guards import GuardResult
+from coalmine.rollout._guard import GuardResult
 from coalmine.rollout._measured import Measured, MeasuredBlock, MeasuredPair, parse_measured
 from coalmine.rollout._protocols import ArmHost, DeployedModel, ModelRegistry, Router
 from coalmine.rollout._replay import Replayed, replay
 from coalmine.rollout._select import select
+from coalmine.rollout._split_check import SplitResult
 
 __all__ = [
     "ArmCounts",
@@ -56,6 +57,7 @@ __all__ = [
     "RolloutRefused",
     "Router",
     "Split",
+    "SplitResult",
     "UnknownRollout",
     "Verdict",
     "VerdictKind",

@@ -1,25 +1,28 @@
-"""The guards: from evidence to two e-values each, for errors, slow requests and right answers.
+"""The guards: from evidence to two e-values each, for every metric that a policy has a margin for.
 
-- Errors are rare and independent: counted by request, on shadow and canary alike.
+- Errors are rare: counted by request, on shadow and canary alike. Where callers stick to an arm and
+  are known, those that differ count for less (`_callers`).
 - Slow requests come in bursts, and a copy on the shadow arm competes with its original for the same
-  cores: only the canary counts, and a block of time counts as one observation, so that a burst
-  weighs as much as a moment. The seconds in which a new arm warms up are left out.
+  cores: only the canary counts, without the seconds in which a new arm warms up. Beyond stable's
+  p95 a block of time counts as one observation, so that a burst weighs as much as a moment. Beyond
+  its p99 requests are counted, and those of a block weigh less the more they come together.
 - Right answers come from labelled pairs of the shadow, and from labels on either side of the split.
-  The instances of a request stand and fall together. Where the monitor does not say how many they
-  are, those of a block do.
+  The instances of a request stand and fall together. Where the source does not say how many they
+  are, those of a block do. Labels come late, but both arms' in a block are of the same age.
+- Drift of predictions is in the share of each class: canary and shadow, instances as for labels.
 """
 
 from __future__ import annotations
 
-import math
-from dataclasses import dataclass
+from collections.abc import Sequence
 from typing import Literal
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict
 
 from coalmine.arms import Arm
-from coalmine.rollout._evidence import Evidence
+from coalmine.rollout._callers import caller_effect
+from coalmine.rollout._evidence import Block, Evidence
+from coalmine.rollout._guard import GuardResult, Levels, Metric, Source
 from coalmine.rollout.eprocesses import (
     Floats,
     TwoArms,
@@ -29,103 +32,38 @@ from coalmine.rollout.eprocesses import (
     log_e_more_events,
     log_e_rate_above,
     log_e_rate_below,
+    log_e_shares_differ,
+    log_e_shares_within,
+    spread_of_events,
 )
 
-__all__ = ["WARM_UP", "GuardResult", "Levels", "Metric", "errors", "labels", "pairs", "slow"]
-
-Metric = Literal["error_rate", "slow_rate", "accuracy"]
-Source = Literal["requests", "pairs", "labels"]
+__all__ = ["WARM_UP", "drift", "errors", "labels", "pairs", "slow", "tail"]
 
 #: Seconds after its first traffic in which an arm's latency says nothing of its model.
 WARM_UP = 3.0
-#: A regression is not called on a loss below this part of the margin, however significant.
-_SMALLEST_LOSS = 0.25
-#: A margin over the whole range would let nothing at all pass for non-inferiority.
-_WIDEST_MARGIN = 0.9
 
-
-@dataclass(frozen=True, slots=True)
-class Levels:
-    """What one guard is held to."""
-
-    margin: float
-    exposure: float
-    """The candidate's share of the traffic if it passes: users lose only this share of its loss."""
-
-    worse: float
-    """Significance of a regression."""
-
-    within: float
-    """Significance of non-inferiority."""
-
-    @property
-    def stage_margin(self) -> float:
-        """The candidate's own loss that costs users the margin at this exposure."""
-        return min(self.margin / self.exposure, _WIDEST_MARGIN)
-
-
-class GuardResult(BaseModel):
-    """One guard's evidence. Rates are shares of bad outcomes; logarithms are natural."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    metric: Metric
-    source: Source
-    samples: int
-    """Requests, pairs or labels of the candidate."""
-
-    candidate: float | None
-    stable: float | None
-    loss: float | None
-    """How much worse the candidate is, compared within blocks; negative: better. None: no data."""
-
-    margin: float
-    log_e_worse: float
-    log_e_worse_needed: float
-    log_e_within: float
-    log_e_within_needed: float
-    smallest_loss: float
-
-    @property
-    def regression(self) -> bool:
-        """Whether the candidate is shown to be worse: significantly, and by enough to matter."""
-        significant = self.log_e_worse >= self.log_e_worse_needed
-        return significant and self.loss is not None and self.loss >= self.smallest_loss
-
-    @property
-    def non_inferior(self) -> bool:
-        """Whether the candidate is shown to be worse by less than the margin."""
-        return self.samples > 0 and self.log_e_within >= self.log_e_within_needed
-
-    def describe(self) -> str:
-        """One line for a person."""
-        name = f"{self.metric} ({self.source})"
-        if self.loss is None or self.candidate is None or self.stable is None:
-            return f"{name}: no data"
-        return (
-            f"{name}: {self.candidate:.2%} against {self.stable:.2%} bad over {self.samples}, loss "
-            f"{self.loss:+.2%}, margin {self.margin:.2%}; ln e-value {self.log_e_worse:.1f} of "
-            f"{self.log_e_worse_needed:.1f} for worse, {self.log_e_within:.1f} of "
-            f"{self.log_e_within_needed:.1f} for within the margin"
-        )
+_Bad = Literal["errors", "slow", "tail", "wrong"]
+_Of = Literal["requests", "labelled"]
 
 
 def errors(evidence: Evidence, levels: Levels) -> GuardResult:
     """Failed requests."""
-    arms = _arms(evidence, "errors", "requests")
-    independent = np.ones_like(arms.candidate)
+    arms = _arms(_counted(evidence.blocks, "errors"), "errors")
+    alike = caller_effect(evidence.callers)
     return _result(
         ("error_rate", "requests"),
         levels,
         arms=arms,
-        worse=log_e_more_events(arms),
-        within=log_e_rate_below(arms, margin=levels.stage_margin, unit=independent),
+        worse=log_e_more_events(arms, unit=alike),
+        within=log_e_rate_below(
+            arms, margin=levels.stage_margin, unit=np.full_like(arms.candidate, alike)
+        ),
     )
 
 
 def slow(evidence: Evidence, levels: Levels) -> GuardResult:
-    """Requests slower than stable's slowest; a regression is a loss beyond the margin."""
-    arms = _arms(evidence, "slow", "requests", canary_only=True, min_age=WARM_UP)
+    """Requests slower than stable's p95; a regression is a loss beyond the margin."""
+    arms = _arms(_counted(_warm(evidence), "slow"), "slow")
     excess = arms.candidate_bad / arms.candidate - arms.stable_bad / arms.stable
     margin = levels.stage_margin
     return _result(
@@ -138,11 +76,28 @@ def slow(evidence: Evidence, levels: Levels) -> GuardResult:
     )
 
 
+def tail(evidence: Evidence, levels: Levels) -> GuardResult:
+    """Requests slower than stable's p99."""
+    arms = _arms(_counted(_warm(evidence), "tail"), "tail")
+    alike = spread_of_events(arms)
+    return _result(
+        ("tail_rate", "requests"),
+        levels,
+        arms=arms,
+        worse=log_e_more_events(arms, unit=alike),
+        within=log_e_rate_below(arms, margin=levels.stage_margin, unit=alike),
+    )
+
+
 def labels(evidence: Evidence, levels: Levels) -> GuardResult:
     """Wrong answers on labelled requests that were split between stable and canary."""
-    arms = _arms(evidence, "wrong", "labelled", canary_only=True)
-    size = evidence.request_size
-    unit = np.full_like(arms.candidate, size) if size else np.maximum(arms.candidate, arms.stable)
+    blocks = [
+        b
+        for b in evidence.blocks
+        if b.arm is Arm.CANARY and b.candidate.labelled and b.stable.labelled
+    ]
+    arms = _arms(blocks, "wrong", of="labelled")
+    unit = _unit(evidence, np.maximum(arms.candidate, arms.stable))
     return _result(
         ("accuracy", "labels"),
         levels,
@@ -158,8 +113,7 @@ def pairs(evidence: Evidence, levels: Levels) -> GuardResult:
     won = np.array([each.won for each in blocks], dtype=np.float64)
     lost = np.array([each.lost for each in blocks], dtype=np.float64)
     even = np.array([each.even for each in blocks], dtype=np.float64)
-    size = evidence.request_size
-    unit = np.full_like(won, size) if size else won + lost + even
+    unit = _unit(evidence, won + lost + even)
     total = float((won + lost + even).sum())
     within = log_e_candidate_better(won, lost, even, margin=levels.stage_margin, unit=unit)
     return GuardResult(
@@ -171,41 +125,75 @@ def pairs(evidence: Evidence, levels: Levels) -> GuardResult:
         candidate=float(lost.sum()) / total if total else None,
         stable=float(won.sum()) / total if total else None,
         loss=float((lost - won).sum()) / total if total else None,
-        margin=levels.stage_margin,
         log_e_worse=log_e_candidate_worse(won, lost, even, unit=unit),
         log_e_within=within,
-        **_needed(levels),
+        **levels.needed,
     )
 
 
-def _arms(
-    evidence: Evidence,
-    bad: Literal["errors", "slow", "wrong"],
-    of: Literal["requests", "labelled"],
-    *,
-    canary_only: bool = False,
-    min_age: float = 0.0,
-) -> TwoArms:
-    blocks = [
-        block
-        for block in evidence.blocks
-        if (block.arm == Arm.CANARY or not canary_only)
-        and block.age >= min_age
-        and getattr(block.candidate, of)
-        and getattr(block.stable, of)
-        and getattr(block.candidate, bad) is not None
-        and getattr(block.stable, bad) is not None
+def drift(evidence: Evidence, levels: Levels) -> GuardResult:
+    """The shares of the predicted classes; a regression is a share beyond the margin."""
+    counts = [
+        (b.candidate.predictions, b.stable.predictions)
+        for b in evidence.blocks
+        if b.candidate.predictions and b.stable.predictions
+        if sum(b.candidate.predictions) and sum(b.stable.predictions)
+    ]
+    mine, others = (np.array([pair[i] for pair in counts], dtype=np.float64).T for i in (0, 1))
+    unit = _unit(evidence, np.maximum(mine.sum(axis=0), others.sum(axis=0)))
+    within = log_e_shares_within(mine, others, margin=levels.stage_margin, unit=unit)
+    most: TwoArms | None = None
+    if mine.size:
+        each = [
+            TwoArms(mine.sum(0), a, others.sum(0), b) for a, b in zip(mine, others, strict=True)
+        ]
+        most = max(each, key=lambda arms: abs(_difference(arms) or 0.0))
+    none = np.zeros(0)
+    result = _result(
+        ("prediction_drift", "predictions"),
+        levels,
+        arms=most or TwoArms(none, none, none, none),
+        worse=log_e_shares_differ(mine, others, margin=levels.margin, unit=unit),
+        within=within,
+    )
+    loss = None if result.loss is None else abs(result.loss)
+    return result.model_copy(update={"loss": loss})
+
+
+def _counted(blocks: Sequence[Block], bad: _Bad) -> list[Block]:
+    """The blocks in which it was measured on both sides."""
+    return [
+        b
+        for b in blocks
+        if b.candidate.requests
+        and b.stable.requests
+        and getattr(b.candidate, bad) is not None
+        and getattr(b.stable, bad) is not None
     ]
 
-    def column(arm: Literal["candidate", "stable"], name: str) -> Floats:
-        return np.array([getattr(getattr(block, arm), name) for block in blocks], dtype=np.float64)
+
+def _warm(evidence: Evidence) -> list[Block]:
+    return [b for b in evidence.blocks if b.arm is Arm.CANARY and b.age >= WARM_UP]
+
+
+def _arms(blocks: Sequence[Block], bad: _Bad, *, of: _Of = "requests") -> TwoArms:
+    mine, others = [b.candidate for b in blocks], [b.stable for b in blocks]
+
+    def column(name: str, counts: Sequence[object]) -> Floats:
+        return np.array([getattr(each, name) for each in counts], dtype=np.float64)
 
     return TwoArms(
-        candidate=column("candidate", of),
-        candidate_bad=column("candidate", bad),
-        stable=column("stable", of),
-        stable_bad=column("stable", bad),
+        candidate=column(of, mine),
+        candidate_bad=column(bad, mine),
+        stable=column(of, others),
+        stable_bad=column(bad, others),
     )
+
+
+def _unit(evidence: Evidence, whole: Floats) -> Floats:
+    """How many instances stand and fall together: those of a request, or all of the block."""
+    size = evidence.request_size
+    return np.full_like(whole, size) if size else whole
 
 
 def _result(
@@ -225,19 +213,10 @@ def _result(
         candidate=float(arms.candidate_bad.sum()) / total if total else None,
         stable=float(arms.stable_bad.sum()) / beside if beside else None,
         loss=_difference(arms) if loss is None else loss,
-        margin=levels.stage_margin,
         log_e_worse=worse,
         log_e_within=within,
-        **_needed(levels),
+        **levels.needed,
     )
-
-
-def _needed(levels: Levels) -> dict[str, float]:
-    return {
-        "log_e_worse_needed": -math.log(levels.worse),
-        "log_e_within_needed": -math.log(levels.within),
-        "smallest_loss": levels.margin * _SMALLEST_LOSS,
-    }
 
 
 def _difference(arms: TwoArms) -> float | None:

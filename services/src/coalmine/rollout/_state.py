@@ -31,8 +31,9 @@ from coalmine.arms import Arm
 from coalmine.gateway import RoutePlan
 from coalmine.rollout._decide import Policy, VerdictKind
 from coalmine.rollout._evidence import Window
+from coalmine.rollout._guard import Metric
 from coalmine.rollout._protocols import DeployedModel
-from coalmine.spec import RolloutSpec
+from coalmine.spec import GuardsSpec, RolloutSpec
 
 __all__ = ["Desired", "Outcome", "Phase", "Rollout", "Serving", "State", "desired", "policy_of"]
 
@@ -242,8 +243,7 @@ def policy_of(rollout: Rollout) -> Policy:
         return Policy(
             guards=spec.guards,
             significance=spec.significance,
-            # Errors and latency of real answers are judged in the steps, if there are any.
-            needs=("error_rate", "accuracy") if straight else ("accuracy",),
+            needs=_needs_in_shadow(spec.guards, straight=straight),
             paired=True,
             min_seconds=0.0 if spec.shadow is None else spec.shadow.min_time,
         )
@@ -255,6 +255,15 @@ def policy_of(rollout: Rollout) -> Policy:
         exposure=following[0].weight / 100 if following else 1.0,
         min_seconds=spec.steps[rollout.step].min_time,
     )
+
+
+def _needs_in_shadow(guards: GuardsSpec, *, straight: bool) -> tuple[Metric, ...]:
+    """What the shadow stage has to show of the answers that nobody gets."""
+    answers: tuple[Metric, ...] = ("accuracy", "prediction_drift")
+    needs = tuple(each for each in answers if getattr(guards, each) is not None)
+    # Errors and latency of real answers are judged in the steps, if there are any.
+    alone = straight or not needs
+    return ("error_rate", *needs) if alone and guards.error_rate is not None else needs
 
 
 @dataclass(frozen=True, slots=True)

@@ -119,17 +119,35 @@ class StepSpec(_Spec):
     last step: to the promotion."""
 
 
-class GuardsSpec(_Spec):
-    """Margins within which a candidate counts as non-inferior to stable."""
+_Margin = Annotated[float, Field(gt=0, lt=1)]
 
-    error_rate: Annotated[float, Field(gt=0, lt=1)] = 0.01
+
+class GuardsSpec(_Spec):
+    """Margins within which a candidate counts as non-inferior to stable. null: not guarded."""
+
+    error_rate: _Margin | None = 0.01
     """Extra share of failed requests."""
 
-    slow_rate: Annotated[float, Field(gt=0, lt=1)] = 0.15
+    slow_rate: _Margin | None = 0.15
     """Extra share of requests slower than stable's p95."""
 
-    accuracy: Annotated[float, Field(gt=0, lt=1)] = 0.02
+    tail_rate: _Margin | None = 0.02
+    """Extra share of requests slower than stable's p99."""
+
+    accuracy: _Margin | None = 0.02
     """Lost share of right answers."""
+
+    prediction_drift: _Margin | None = None
+    """By how much the share of a predicted class may differ from stable's."""
+
+    @model_validator(mode="after")
+    def _something_is_guarded(self) -> GuardsSpec:
+        if self.error_rate is None and self.accuracy is None and self.prediction_drift is None:
+            raise ValueError(
+                "guards: give a margin for error_rate, accuracy or prediction_drift; nothing can "
+                "be promoted on latency alone"
+            )
+        return self
 
 
 class RolloutSpec(_Spec):
@@ -142,7 +160,7 @@ class RolloutSpec(_Spec):
     )
     guards: GuardsSpec = GuardsSpec()
     significance: Annotated[float, Field(gt=0, lt=0.5)] = 0.05
-    """False-alarm budget of a whole rollout, split over guards and directions."""
+    """False-alarm budget of a whole rollout: 3/4 for false rollbacks, 1/4 for false promotions."""
 
     max_start: Duration = 60.0
     """How long a candidate may take to answer its first request, before it is given up."""

@@ -19,6 +19,11 @@ __all__ = ["log_e_candidate_better", "log_e_candidate_worse"]
 #: The best stake is the expected gain over the share of uneven pairs: small where two equal models
 #: often differ, large where one of them loses nearly always.
 _STAKES = np.array([0.05, 0.15, 0.35, 0.8])
+_EQUAL = np.full(4, 0.25)
+#: For a regression: two points lost among 8 % of uneven pairs is what is hard to see. A model that
+#: is much worse shows itself at these stakes too.
+_WORSE_STAKES = np.array([0.25, 0.8])
+_WORSE_WEIGHTS = np.array([0.9, 0.1])
 
 
 def log_e_candidate_better(
@@ -33,21 +38,31 @@ def log_e_candidate_better(
     >>> round(log_e_candidate_better(20 * one, 20 * one, 960 * one, margin=0.02, unit=one), 1)
     3.2
     """
-    return _log_e(won, lost, even, margin=margin, unit=unit)
+    counts = (won, lost, even)
+    return _log_e(counts, margin=margin, unit=unit, stakes=_STAKES, weights=_EQUAL)
 
 
 def log_e_candidate_worse(won: Floats, lost: Floats, even: Floats, *, unit: Floats) -> float:
     """Evidence against `candidate accuracy >= stable accuracy`: for a regression."""
-    return _log_e(lost, won, even, margin=0.0, unit=unit)
+    counts = (lost, won, even)
+    return _log_e(counts, margin=0.0, unit=unit, stakes=_WORSE_STAKES, weights=_WORSE_WEIGHTS)
 
 
-def _log_e(up: Floats, down: Floats, even: Floats, *, margin: float, unit: Floats) -> float:
+def _log_e(
+    counts: tuple[Floats, Floats, Floats],
+    *,
+    margin: float,
+    unit: Floats,
+    stakes: Floats,
+    weights: Floats,
+) -> float:
+    up, down, even = counts
     if not up.size:
         return 0.0
-    bets = _STAKES / (1.0 - margin)
+    bets = stakes / (1.0 - margin)
     logs = (
         (up / unit).sum() * np.log1p(bets * (1.0 + margin))
         + (down / unit).sum() * np.log1p(bets * (margin - 1.0))
         + (even / unit).sum() * np.log1p(bets * margin)
     )
-    return log_mean_exp(logs)
+    return log_mean_exp(logs, weights=weights)

@@ -9,7 +9,8 @@ it is at most zero on all of it. Rates may differ from block to block.
 
 Turner, Ly, Grünwald: Generic e-variables for exact sequential k-sample tests that allow for
 optional stopping, J. Stat. Plan. Inference 230 (2024), arXiv:2106.02693; Turner, Grünwald: Exact
-anytime-valid confidence intervals for contingency tables and beyond, arXiv:2203.09785.
+anytime-valid confidence intervals for contingency tables and beyond, arXiv:2203.09785. The
+projection is the root of a cubic (Farrington, Manning: Statistics in Medicine 9, 1990).
 """
 
 from __future__ import annotations
@@ -20,9 +21,9 @@ import numpy as np
 
 from coalmine.rollout.eprocesses._mixture import Floats
 
-__all__ = ["TwoArms", "log_e_rate_above", "log_e_rate_below"]
+__all__ = ["TwoArms", "log_e_beyond", "log_e_rate_above", "log_e_rate_below"]
 
-_BISECTIONS = 50
+_TINY = 1e-12
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,8 +57,14 @@ def log_e_rate_above(arms: TwoArms, *, margin: float, unit: Floats) -> float:
 
 
 def _log_e(arms: TwoArms, *, margin: float, unit: Floats, sign: float) -> float:
-    if not arms.candidate.size:
-        return 0.0
+    return float(log_e_beyond(arms, margin=margin, unit=unit, sign=sign))
+
+
+def log_e_beyond(arms: TwoArms, *, margin: float, unit: Floats, sign: float) -> Floats:
+    """Both of the above, of several outcomes at once: counts [..., B], e-values [...].
+
+    `sign` is 1 against `candidate rate >= stable rate + margin`, -1 against `<=`.
+    """
     a = _rate_before(arms.candidate, arms.candidate_bad, unit)
     s = _rate_before(arms.stable, arms.stable_bad, unit)
     # An alternative inside the null is no bet: the block's factor stays one.
@@ -65,28 +72,37 @@ def _log_e(arms: TwoArms, *, margin: float, unit: Floats, sign: float) -> float:
     s0 = _projection(a, s, margin=margin, weights=(arms.candidate, arms.stable))
     ratio = _log_ratio(arms.candidate, arms.candidate_bad, a, s0 + margin)
     ratio += _log_ratio(arms.stable, arms.stable_bad, s, s0)
-    return float(np.sum(np.where(outside, ratio / unit, 0.0)))
+    found: Floats = np.where(outside, ratio / unit, 0.0).sum(axis=-1)
+    return found
 
 
 def _rate_before(total: Floats, bad: Floats, unit: Floats) -> Floats:
     """The rate learnt from the blocks before each block (Krichevsky and Trofimov's estimate)."""
-    bad_before = np.concatenate(([0.0], np.cumsum(bad / unit)[:-1]))
-    total_before = np.concatenate(([0.0], np.cumsum(total / unit)[:-1]))
-    rate: Floats = (bad_before + 0.5) / (total_before + 1.0)
-    return rate
+    bad, total = bad / unit, total / unit
+    rate: Floats = (np.cumsum(bad, axis=-1) - bad + 0.5) / (np.cumsum(total, axis=-1) - total + 1.0)
+    return np.clip(rate, _TINY, 1.0 - _TINY)
 
 
 def _projection(a: Floats, s: Floats, *, margin: float, weights: tuple[Floats, Floats]) -> Floats:
     """Stable's rate at the point of the null's edge that is nearest to the alternative (a, s)."""
-    n, m = weights
-    low, high = np.full_like(s, 1e-12), np.full_like(s, 1.0 - margin - 1e-12)
-    for _ in range(_BISECTIONS):
-        middle = (low + high) / 2
-        edge = middle + margin
-        slope = n * (edge - a) / (edge * (1 - edge)) + m * (middle - s) / (middle * (1 - middle))
-        low, high = np.where(slope < 0, middle, low), np.where(slope < 0, high, middle)
-    found: Floats = (low + high) / 2
-    return found
+    theta = weights[1] / weights[0]
+    third = 3.0 * (1.0 + theta)
+    b = -(1.0 + theta + a + theta * s + margin * (theta + 2.0)) / third
+    c = (margin**2 + margin * (2.0 * a + theta + 1.0) + a + theta * s) / third
+    v = b**3 - 1.5 * b * c - 1.5 * a * margin * (1.0 + margin) / third
+    u = np.copysign(np.sqrt(np.maximum(b**2 - c, _TINY**2)), v)
+    angle = (np.pi + np.arccos(np.clip(v / u**3, -1.0, 1.0))) / 3.0
+    found = 2.0 * u * np.cos(angle) - b - margin
+    low, high = _TINY, 1.0 - margin - _TINY
+    # The root loses digits near the borders: steps of Newton give them back.
+    for _ in range(3):
+        q = np.clip(found, low, high)
+        e = q + margin
+        slope = (e - a) / (e * (1 - e)) + theta * (q - s) / (q * (1 - q))
+        curve = a / e**2 + (1 - a) / (1 - e) ** 2 + theta * (s / q**2 + (1 - s) / (1 - q) ** 2)
+        found = q - slope / curve
+    clipped: Floats = np.clip(found, low, high)
+    return clipped
 
 
 def _log_ratio(total: Floats, bad: Floats, rate: Floats, null: Floats) -> Floats:
