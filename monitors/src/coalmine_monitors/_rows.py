@@ -19,7 +19,9 @@ Floats = NDArray[np.float64]
 
 def answered(batch: pa.RecordBatch) -> pa.RecordBatch:
     """The rows of requests that were answered with a prediction."""
-    return batch.filter(pc.less(batch.column("status"), ERROR_STATUS))
+    status = batch.column("status")
+    # 0 is a call that KServe's logger delivered half of.
+    return batch.filter(pc.and_(pc.greater(status, 0), pc.less(status, ERROR_STATUS)))
 
 
 def times(batch: pa.RecordBatch) -> Floats:

@@ -8,6 +8,7 @@ which come late, are joined by request id. `spool_stats` is an emitter's account
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from coalmine.clock import SYSTEM_CLOCK, Clock
@@ -20,10 +21,13 @@ from coalmine.records._errors import (
     LogFullError,
     LogUnavailableError,
     MalformedBatchError,
+    MalformedEventError,
+    MalformedLabelsError,
     RecordsError,
     SchemaError,
     SpoolInUseError,
 )
+from coalmine.records._event_window import WindowLimits
 from coalmine.records._housekeeping import Retention
 from coalmine.records._log import RecordLog, open_log
 from coalmine.records._schema import (
@@ -64,6 +68,8 @@ __all__ = [
     "LogStats",
     "LogUnavailableError",
     "MalformedBatchError",
+    "MalformedEventError",
+    "MalformedLabelsError",
     "Protocol",
     "RecordEmitter",
     "RecordLog",
@@ -72,6 +78,7 @@ __all__ = [
     "SchemaError",
     "SpoolInUseError",
     "SpoolStats",
+    "WindowLimits",
     "archive",
     "class_name",
     "create_collector",
@@ -91,12 +98,23 @@ def create_collector(
     clock: Clock = SYSTEM_CLOCK,
     retention: Retention | None = None,
     registry: CollectorRegistry | None = None,
+    models: Path | None = None,
+    event_window: WindowLimits | None = None,
 ) -> FastAPI:
-    """The collector: `POST /v1/records`, `POST /v1/labels`, `GET /v1/records/stats`.
+    """The collector: `POST /v1/records`, `/v1/events` and `/v1/labels`, `GET /v1/records/stats`.
 
     The caller opens and closes the log. `retention` runs beside the app; `registry` receives its
-    metrics (a new one by default).
+    metrics (a new one by default). `models` is a directory of model directories by version, from
+    which events of KServe's logger are understood; without it their models are learned from them.
+    `event_window` bounds how long the two events of a call wait for each other.
     """
     from coalmine.records import _collector  # FastAPI is only for those who run a collector
 
-    return _collector.create_collector(log, clock=clock, retention=retention, registry=registry)
+    return _collector.create_collector(
+        log,
+        clock=clock,
+        retention=retention,
+        registry=registry,
+        models=models,
+        event_window=event_window,
+    )

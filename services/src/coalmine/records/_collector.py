@@ -4,6 +4,7 @@
 |---|---|---|
 | `POST /v1/records` | `{"offset"}`, once durable | 400 malformed, 413, 429 behind, 503 no space |
 | `POST /v1/labels` | `{"accepted", "repeated", "corrected", "unknown"}` | 400, 413, 503 |
+| `POST /v1/events` | KServe's logger: what became of the events, by fate | 400, 413, 429, 503 |
 | `GET /v1/records/stats` | `{"rows", "batches", "labels", "bytes", "emitters"}` | 503 |
 | `GET /healthz`, `GET /metrics` | | |
 """
@@ -11,10 +12,11 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import asynccontextmanager, suppress
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import asdict
+from pathlib import Path
 from typing import Annotated, ParamSpec, TypeVar
 
 from fastapi import FastAPI, Request, Response
@@ -26,11 +28,21 @@ from starlette.types import Receive, Scope, Send
 
 from coalmine.clock import Clock
 from coalmine.records._batches import parse_stream
+from coalmine.records._cloudevents import read_events
 from coalmine.records._collector_metrics import CollectorMetrics
 from coalmine.records._decode import FRAMES_TYPE, parse_frames
-from coalmine.records._errors import LogError, LogFullError, MalformedBatchError, RecordsError
+from coalmine.records._errors import (
+    LogError,
+    LogFullError,
+    MalformedBatchError,
+    MalformedEventError,
+    RecordsError,
+)
+from coalmine.records._event_intake import EventIntake
+from coalmine.records._event_window import WindowLimits
 from coalmine.records._housekeeping import Retention, keep_house
 from coalmine.records._log import RecordLog
+from coalmine.records._signatures import Signatures
 from coalmine.records._types import BatchId, Label, LabelCounts
 
 __all__ = ["create_collector"]
@@ -46,6 +58,7 @@ _RETRY_AFTER = {"retry-after": "1"}
 #: The edge's table: domain errors know no HTTP.
 _STATUS: dict[type[Exception], int] = {
     MalformedBatchError: 400,
+    MalformedEventError: 400,
     LogFullError: 503,
     LogError: 503,
 }
@@ -77,8 +90,11 @@ class _Labels(BaseModel):
 class _Collector:
     """The routes' work, and what waits for the disk."""
 
-    def __init__(self, log: RecordLog, *, clock: Clock, metrics: CollectorMetrics) -> None:
+    def __init__(
+        self, log: RecordLog, *, clock: Clock, metrics: CollectorMetrics, intake: EventIntake
+    ) -> None:
         self._log = log
+        self._intake = intake
         self._clock = clock
         self._metrics = metrics
         self._latest = 0.0
@@ -107,6 +123,23 @@ class _Collector:
         counts = await self._run(self._label, body)
         self._metrics.labelled(counts)
         return counts
+
+    async def take_events(self, request: Request) -> dict[str, int]:
+        body = await _body(request)
+        with self._waiting_for(len(body)):
+            events = read_events(body, request.headers, now=self._clock.time())
+            return await self._intake.take(events)
+
+    @contextmanager
+    def _waiting_for(self, size: int) -> Iterator[None]:
+        """Bytes that wait for the disk; _BehindError if they are too many."""
+        if self._waiting and self._waiting + size > _MAX_WAITING:
+            raise _BehindError("the log is behind; keep the records and send them again")
+        self._waiting += size
+        try:
+            yield
+        finally:
+            self._waiting -= size
 
     async def stats(self) -> dict[str, object]:
         return asdict(await self._run(self._log.stats))
@@ -162,21 +195,32 @@ def create_collector(
     clock: Clock,
     retention: Retention | None = None,
     registry: CollectorRegistry | None = None,
+    models: Path | None = None,
+    event_window: WindowLimits | None = None,
 ) -> FastAPI:
     """See `coalmine.records.create_collector`."""
     metrics = CollectorMetrics(registry or CollectorRegistry())
-    collector = _Collector(log, clock=clock, metrics=metrics)
+    intake = EventIntake(
+        log,
+        signatures=Signatures(models),
+        clock=clock,
+        metrics=metrics,
+        limits=event_window or WindowLimits(),
+    )
+    collector = _Collector(log, clock=clock, metrics=metrics, intake=intake)
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
-        house = None if retention is None else asyncio.create_task(keep_house(log, retention))
+        beside = [asyncio.create_task(intake.run())]
+        if retention is not None:
+            beside.append(asyncio.create_task(keep_house(log, retention)))
         try:
             yield
         finally:
-            if house is not None:
-                house.cancel()
-                with suppress(asyncio.CancelledError):
-                    await house
+            for task in beside:
+                task.cancel()
+            await asyncio.gather(*beside, return_exceptions=True)
+            await intake.close()
             await asyncio.to_thread(collector.close)
 
     app = FastAPI(title="Coalmine collector", lifespan=lifespan)
@@ -192,6 +236,11 @@ def create_collector(
     async def label(request: Request) -> LabelCounts:
         with metrics.counting("labels"):
             return await collector.label(request)
+
+    @app.post("/v1/events")
+    async def take_events(request: Request) -> dict[str, int]:
+        with metrics.counting("events"):
+            return await collector.take_events(request)
 
     @app.get("/v1/records/stats")
     async def stats() -> dict[str, object]:

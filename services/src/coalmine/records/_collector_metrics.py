@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import asdict
 
@@ -33,6 +33,17 @@ class CollectorMetrics:
             "coalmine_labels", "Labels delivered, by what became of them.", ("fate",),
             registry=registry,
         )  # fmt: skip
+        self._events = Counter(
+            "coalmine_collector_events",
+            "Events of KServe's logger, and calls they made, by what became of them.",
+            ("fate",),
+            registry=registry,
+        )
+        self._waiting = Gauge(
+            "coalmine_collector_events_waiting",
+            "Events of KServe's logger that wait for the other half of their call.",
+            registry=registry,
+        )
         self._append = Histogram(
             "coalmine_log_append_seconds",
             "From a whole body to its durable append.",
@@ -61,6 +72,15 @@ class CollectorMetrics:
         """Labels were stored."""
         for fate, count in asdict(counts).items():
             self._labels.labels(fate).inc(count)
+
+    def took_events(self, fates: Mapping[str, int]) -> None:
+        """Events were taken in."""
+        for fate, count in fates.items():
+            self._events.labels(fate).inc(count)
+
+    def waiting_events(self, count: int) -> None:
+        """So many events wait for their other half."""
+        self._waiting.set(count)
 
     def sized(self, stats: LogStats) -> None:
         """The log was measured."""

@@ -89,24 +89,24 @@ def decode(data: bytes | memoryview, found: Scan, *, layout: Layout) -> pa.Recor
         raise ValueError("a frame does not have the rows that it says")
     parent = np.repeat(np.arange(len(heads)), rows)
     total = len(parent)
-    each, same = _plain(parent), _plain(np.zeros(total, np.int64))
+    each, same = number_array(parent), number_array(np.zeros(total, np.int64))
     request_ids = _strings(_gather(view, ids, errors), heads["id_length"])
     error_texts = _strings(
         _gather(view, errors, values), heads["error_length"], valid=heads["error_length"] > 0
     )
     columns: dict[str, pa.Array] = {
         "request_id": request_ids.take(each),
-        "time": _plain(heads["time"][parent]).cast(pa.timestamp("us", tz="UTC")),
-        "model_name": _texts([layout.card.name]).take(same),
-        "model_version": _texts([layout.model_version]).take(same),
-        "arm": _texts([layout.arm]).take(same),
-        "pod": _texts([layout.pod]).take(same),
-        "protocol": _texts(PROTOCOLS).take(_plain(heads["protocol"][parent])),
+        "time": number_array(heads["time"][parent]).cast(pa.timestamp("us", tz="UTC")),
+        "model_name": text_array([layout.card.name]).take(same),
+        "model_version": text_array([layout.model_version]).take(same),
+        "arm": text_array([layout.arm]).take(same),
+        "pod": text_array([layout.pod]).take(same),
+        "protocol": text_array(PROTOCOLS).take(number_array(heads["protocol"][parent])),
         "error": error_texts.take(each),
-        "row": _plain((np.arange(total) - (np.cumsum(rows) - rows)[parent]).astype(np.int32)),
+        "row": number_array((np.arange(total) - (np.cumsum(rows) - rows)[parent]).astype(np.int32)),
     }
     for name in ("status", "latency_us", "queue_us", "batch_rows"):
-        columns[name] = _plain(heads[name][parent])
+        columns[name] = number_array(heads[name][parent])
     answered = heads["answered"].astype(bool)
     in_frames = _sums(np.where(answered, rows, 0), owner, len(frames))
     spans = _Spans(values, ends, in_frames, answered[parent])
@@ -160,7 +160,7 @@ def _tensor_columns(view: memoryview, spans: _Spans, *, layout: Layout) -> dict[
             if len(flat) != spans.rows.sum() * tensor.width:
                 raise ValueError(f"{tensor.name}: not a text for every row")
             for index, name in enumerate(tensor.columns):
-                columns[name] = _nulls(_texts(flat[index :: tensor.width]), spans)
+                columns[name] = _nulls(text_array(flat[index :: tensor.width]), spans)
     return columns
 
 
@@ -172,18 +172,18 @@ def _check(fits: NDArray[np.bool_]) -> None:
 def _masked(values: NDArray[Any], answered: NDArray[np.bool_]) -> pa.Array:
     """Values of the answered rows, null in the others; NaN stays NaN, which is a value."""
     if answered.all():
-        return _plain(values)
+        return number_array(values)
     full = np.zeros(len(answered), values.dtype)
     full[answered] = values
-    return _plain(full, valid=answered)
+    return number_array(full, valid=answered)
 
 
 def _nulls(values: pa.Array, spans: _Spans) -> pa.Array:
     places = np.cumsum(spans.answered) - 1
-    return values.take(_plain(places, valid=spans.answered))
+    return values.take(number_array(places, valid=spans.answered))
 
 
-def _plain(values: NDArray[Any], *, valid: NDArray[np.bool_] | None = None) -> pa.Array:
+def number_array(values: NDArray[Any], *, valid: NDArray[np.bool_] | None = None) -> pa.Array:
     """An array of numbers or booleans. `pa.array` would import pandas for it, if that is there."""
     kind = pa.from_numpy_dtype(values.dtype)
     data = _bits(values) if kind == pa.bool_() else pa.py_buffer(np.ascontiguousarray(values))
@@ -205,7 +205,7 @@ def _sums(values: NDArray[Any], owner: NDArray[np.int64], count: int) -> NDArray
     return np.bincount(owner, values, count).astype(np.int64)
 
 
-def _texts(texts: Sequence[str]) -> pa.Array:
+def text_array(texts: Sequence[str]) -> pa.Array:
     encoded = [text.encode() for text in texts]
     return _strings(b"".join(encoded), np.array([len(each) for each in encoded], np.int64))
 

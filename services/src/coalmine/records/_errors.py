@@ -4,6 +4,8 @@
     ├── SchemaError             a model card whose columns cannot make a record
     ├── SpoolInUseError         another process emits into the same spool directory
     ├── MalformedBatchError     not a record batch, or not of one model version and arm
+    ├── MalformedEventError     not a CloudEvent of KServe's logger
+    ├── MalformedLabelsError    not labels; the message names the row and the column
     └── LogError
         ├── LogUnavailableError     try again later: busy or shutting down
         └── LogFullError            try again later: no space left
@@ -18,6 +20,8 @@ __all__ = [
     "LogFullError",
     "LogUnavailableError",
     "MalformedBatchError",
+    "MalformedEventError",
+    "MalformedLabelsError",
     "RecordsError",
     "SchemaError",
     "SpoolInUseError",
@@ -38,6 +42,14 @@ class SpoolInUseError(RecordsError):
 
 class MalformedBatchError(RecordsError, ValueError):
     """Bytes that are not a batch of records; sending them again cannot help."""
+
+
+class MalformedEventError(RecordsError, ValueError):
+    """Not a CloudEvent of KServe's logger; the message names the attribute."""
+
+
+class MalformedLabelsError(RecordsError, ValueError):
+    """Not labels; the message names the row and the column. None of the delivery is stored."""
 
 
 class LogError(RecordsError):

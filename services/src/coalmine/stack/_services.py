@@ -89,7 +89,7 @@ def _collector(around: Surroundings, resources: AsyncExitStack) -> FastAPI:
 
     log = open_log(around.log_url, clock=around.clock)
     resources.callback(log.close)
-    return create_collector(log, clock=around.clock)
+    return create_collector(log, clock=around.clock, models=around.state.models.absolute())
 
 
 def _monitor(name: str, around: Surroundings, resources: AsyncExitStack) -> FastAPI:

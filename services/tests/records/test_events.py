@@ -1,0 +1,351 @@
+"""Events of KServe's logger: what is taken, what is joined, and what becomes of the rest."""
+
+from __future__ import annotations
+
+import base64
+import json
+import re
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from coalmine.clock import ManualClock
+from coalmine.modeldir import ModelCard, write_card
+from coalmine.records import LogFullError, RecordLog, WindowLimits, create_collector
+
+REQUEST = {"instances": [[0.5] * 24, [1.5] * 24]}
+RESPONSE = {
+    "predictions": [
+        {"label": 1, "probabilities": [0.1, 0.8, 0.1]},
+        {"label": 2, "probabilities": [0.1, 0.1, 0.8]},
+    ]
+}
+
+
+@pytest.fixture
+def models(tmp_path: Path, card: ModelCard) -> Path:
+    for version in ("9", "10"):
+        (tmp_path / "models" / version).mkdir(parents=True)
+        write_card(tmp_path / "models" / version, card)
+    return tmp_path / "models"
+
+
+@asynccontextmanager
+async def _client(log: Any, clock: ManualClock, **more: Any) -> AsyncIterator[httpx.AsyncClient]:
+    app = create_collector(log, clock=clock, **more)
+    transport = httpx.ASGITransport(app)
+    async with (
+        app.router.lifespan_context(app),
+        httpx.AsyncClient(transport=transport, base_url="http://collector") as client,
+    ):
+        yield client
+
+
+@pytest.fixture
+async def client(
+    log: RecordLog, clock: ManualClock, models: Path
+) -> AsyncIterator[httpx.AsyncClient]:
+    async with _client(log, clock, models=models) as opened:
+        yield opened
+
+
+def _headers(kind: str, name: str = "a", **more: str) -> dict[str, str]:
+    second = 1 if kind == "request" else 2
+    return {
+        "content-type": "application/json",
+        "ce-specversion": "1.0",
+        "ce-id": name,
+        "ce-type": f"org.kubeflow.serving.inference.{kind}",
+        "ce-source": "pod-1",
+        "ce-time": f"2026-11-21T19:00:0{second}.5Z",
+        "ce-inferenceservicename": "ev-battery",
+        "ce-component": "predictor",
+        **{f"ce-{key}": value for key, value in more.items()},
+    }
+
+
+def _structured(kind: str, name: str, data: Any, **more: Any) -> dict[str, Any]:
+    attributes = {
+        key.removeprefix("ce-"): value
+        for key, value in _headers(kind, name).items()
+        if key.startswith("ce-")
+    }
+    return {**attributes, "datacontenttype": "application/json", "data": data, **more}
+
+
+async def _send(
+    client: httpx.AsyncClient, kind: str, content: Any, name: str = "a", **more: str
+) -> Any:
+    return await client.post("/v1/events", json=content, headers=_headers(kind, name, **more))
+
+
+def _rows(log: RecordLog) -> list[dict[str, Any]]:
+    return [row for _, batch in log.read(0, limit_rows=10_000) for row in batch.to_pylist()]
+
+
+async def test_two_events_make_the_rows_of_a_call(
+    client: httpx.AsyncClient, log: RecordLog
+) -> None:
+    assert (await _send(client, "request", REQUEST)).json() == {"waiting": 1}
+    assert log.stats().rows == 0
+    version = json.dumps({"coalmine/model-version": "9", "coalmine/arm": "canary"})
+    first = await _send(client, "request", REQUEST, "b", annotations=version)
+    assert first.json() == {"waiting": 1}
+    assert (await _send(client, "response", RESPONSE)).json() == {"joined": 1}
+    answer = await _send(client, "response", RESPONSE, "b", annotations=version)
+    assert (answer.status_code, answer.json()) == (200, {"joined": 1})
+    rows = _rows(log)
+    assert [(row["request_id"], row["row"]) for row in rows] == [
+        ("a", 0), ("a", 1), ("b", 0), ("b", 1)
+    ]  # fmt: skip
+    first_row = rows[0]
+    assert (first_row["status"], first_row["error"], first_row["protocol"]) == (200, None, "v1")
+    assert first_row["latency_us"] == 1_000_000
+    assert (first_row["f0"], first_row["label"]) == (0.5, 1)
+    assert first_row["pod"] == "pod-1"
+    assert (first_row["model_version"], first_row["arm"]) == ("unknown", "stable"), "two versions"
+    assert (rows[2]["model_version"], rows[2]["arm"]) == ("9", "canary")
+
+
+async def test_structured_and_batched_events(client: httpx.AsyncClient, log: RecordLog) -> None:
+    single = {"content-type": "application/cloudevents+json; charset=utf-8"}
+    answer = await client.post(
+        "/v1/events", content=json.dumps(_structured("request", "a", REQUEST)), headers=single
+    )
+    assert answer.json() == {"waiting": 1}
+    encoded = base64.b64encode(json.dumps(RESPONSE).encode()).decode()
+    bare = _structured("response", "a", None, data_base64=encoded)
+    del bare["data"]
+    batch = [
+        bare,
+        _structured("response", "b", RESPONSE),
+        _structured("request", "b", REQUEST),
+        _structured("request", "c", REQUEST),
+        _structured("request", "c", REQUEST),
+        _structured("request", "d", REQUEST, component="transformer"),
+    ]
+    headers = {"content-type": "application/cloudevents-batch+json"}
+    answer = await client.post("/v1/events", content=json.dumps(batch), headers=headers)
+    assert answer.json() == {"joined": 2, "waiting": 2, "duplicate": 1, "ignored": 1}
+    assert {row["request_id"] for row in _rows(log)} == {"a", "b"}
+
+
+async def test_a_duplicate_changes_nothing(client: httpx.AsyncClient, log: RecordLog) -> None:
+    for kind, content in (("request", REQUEST), ("response", RESPONSE)):
+        await _send(client, kind, content)
+        assert (await _send(client, kind, content)).json() == {"duplicate": 1}
+    assert (await _send(client, "request", REQUEST)).json() == {"duplicate": 1}
+    assert log.stats().rows == 2
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"ce-type": "org.example.other"}, "type 'org.example.other' is not one of KServe's"),
+        ({"ce-type": ""}, "the attribute 'type' .Ce-Type. is missing"),
+        ({"ce-id": ""}, "the attribute 'id' .Ce-Id. is missing"),
+        ({"ce-specversion": "0.3"}, "specversion '0.3' is not 1.0"),
+        ({"ce-time": "yesterday"}, "the attribute 'time' is not RFC 3339"),
+        ({"ce-time": "2026-11-21T19:00:00"}, "has no time zone"),
+        ({"ce-metadata": "{"}, "the attribute 'metadata' is not JSON"),
+        ({"ce-annotations": "[1]"}, "the attribute 'annotations' must be a JSON object"),
+        ({"ce-id": "x" * 2000}, "the attribute 'id' must be a text of at most 1024"),
+        ({"content-type": "application/cloudevents+json"}, "the attribute 'specversion'"),
+        ({"content-type": "application/cloudevents-batch+json"}, "must be a list"),
+    ],
+)
+async def test_what_is_no_event_is_the_senders_mistake(
+    change: dict[str, str], message: str, client: httpx.AsyncClient, log: RecordLog
+) -> None:
+    headers = {**_headers("request"), **change}
+    answer = await client.post("/v1/events", json=REQUEST, headers=headers)
+    assert answer.status_code == 400
+    assert re.search(message, answer.json()["error"])
+    assert log.stats().rows == 0
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"[", "the body is not JSON"),
+        (b"[3]", "event 0: an event must be a JSON object"),
+        (json.dumps([_structured("request", "a", {}), {}]).encode(), "event 1: the attribute"),
+        (
+            json.dumps([_structured("request", "a", {}, data_base64="")]).encode(),
+            "event 0: an event has either",
+        ),
+        (
+            json.dumps([_structured("request", "a", None, data_base64="?")]).encode(),
+            "event 0: `data_base64` is not base64",
+        ),
+    ],
+)
+async def test_a_batch_with_a_wrong_event_is_refused_whole(
+    content: bytes, message: str, client: httpx.AsyncClient
+) -> None:
+    headers = {"content-type": "application/cloudevents-batch+json"}
+    answer = await client.post("/v1/events", content=content, headers=headers)
+    assert answer.status_code == 400
+    assert answer.json()["error"].startswith(message)
+    assert (await _send(client, "request", REQUEST)).json() == {"waiting": 1}
+
+
+async def test_orphans_are_kept_and_counted(
+    log: RecordLog, clock: ManualClock, models: Path
+) -> None:
+    window = WindowLimits(seconds=10.0)
+    async with _client(log, clock, models=models, event_window=window) as client:
+        await _send(client, "request", REQUEST, "asked")
+        await _send(client, "response", RESPONSE, "answered")
+        clock.advance(11.0)
+        await _send(client, "request", REQUEST, "new")
+        rows = _rows(log)
+        metrics = (await client.get("/metrics")).text
+    assert [(row["request_id"], row["row"], row["status"]) for row in rows] == [
+        ("asked", 0, 0), ("asked", 1, 0), ("answered", 0, 0), ("answered", 1, 0),
+    ]  # fmt: skip
+    assert rows[0]["f0"] == 0.5
+    assert rows[0]["label"] is None
+    assert rows[0]["error"] == "orphan: no response was logged in time"
+    assert rows[2]["f0"] is None
+    assert rows[2]["label"] == 1
+    assert rows[2]["error"] == "orphan: no request was logged in time"
+    for line in (
+        'coalmine_collector_events_total{fate="orphan_request"} 1.0',
+        'coalmine_collector_events_total{fate="orphan_response"} 1.0',
+        "coalmine_collector_events_waiting 1.0",
+    ):
+        assert line in metrics
+    assert {row["request_id"] for row in _rows(log)} == {"asked", "answered", "new"}, (
+        "what waits at the end is kept too"
+    )
+
+
+async def test_a_full_window_spills_the_oldest(
+    log: RecordLog, clock: ManualClock, models: Path
+) -> None:
+    async with _client(log, clock, models=models, event_window=WindowLimits(events=3)) as client:
+        for number in range(5):
+            await _send(client, "request", REQUEST, f"r{number}")
+        assert {row["request_id"] for row in _rows(log)} == {"r0", "r1"}
+        assert (await _send(client, "response", RESPONSE, "r4")).json() == {"joined": 1}
+        assert 'fate="spilled"} 2.0' in (await client.get("/metrics")).text
+
+
+async def test_what_does_not_fit_the_model_is_kept_and_says_why(
+    client: httpx.AsyncClient, log: RecordLog
+) -> None:
+    wrong = [
+        ({"instances": [[1.0, 2.0]]}, RESPONSE, "request: input 'features'"),
+        (REQUEST, {"predictions": RESPONSE["predictions"][:1]}, "2 instances were asked, 1"),
+        (REQUEST, {"error": "no"}, "response: neither `predictions` nor `outputs`"),
+        (REQUEST, [1], "response: not a JSON object"),
+    ]
+    for number, (request, response, _) in enumerate(wrong):
+        await _send(client, "request", request, str(number))
+        answer = await _send(client, "response", response, str(number))
+        assert (answer.status_code, answer.json()) == (200, {"undecodable": 1})
+    rows = _rows(log)
+    assert {row["status"] for row in rows} == {0}
+    seen = {row["request_id"]: row for row in rows}
+    for number, (_, _, message) in enumerate(wrong):
+        assert message in seen[str(number)]["error"]
+    known = [(seen[str(number)]["f0"], seen[str(number)]["label"]) for number in range(len(wrong))]
+    assert known == [(None, 2), (None, None), (1.5, None), (1.5, None)]
+
+
+async def test_bytes_of_all_kinds_never_break_it(client: httpx.AsyncClient, log: RecordLog) -> None:
+    bodies = [b"", b"\xff" * 50, b'{"inputs": [{"name": 3}]}', b'{"inputs": 5}', b"null", b"{}{}"]
+    bodies += [b'{"inputs": [{"name": "features", "shape": [2, 12], "datatype": "FP32"}]}' + b"1"]
+    bodies += [b'{"instances": []}', b'{"outputs": {"label": 3}}', b'{"predictions": [null]}']
+    bodies += [b'{"id": "\xf0\x9f\x94\x8b", "inputs": []}\x00\x01', b'{"predictions": [{}]}']
+    for number, body in enumerate(bodies):
+        for kind in ("request", "response"):
+            headers = _headers(kind, f"n{number}")
+            answer = await client.post("/v1/events", content=body, headers=headers)
+            assert answer.status_code == 200, answer.text
+    assert len({row["request_id"] for row in _rows(log)}) == len(bodies)
+
+
+async def test_ids_are_those_that_labels_are_given_by(
+    client: httpx.AsyncClient, log: RecordLog
+) -> None:
+    trace = "4bf92f3577b34da6a3ce929d0e0e4736"
+    kept: list[tuple[dict[str, str], Any, str]] = [
+        ({"metadata": json.dumps({"X-Request-Id": ["mine"]})}, REQUEST, "mine"),
+        ({"traceparent": f"00-{trace}-00f067aa0ba902b7-01"}, REQUEST, trace),
+        ({"metadata": "{}"}, {**_v2(), "id": "of-the-body"}, "of-the-body"),
+        ({}, REQUEST, "3"),
+    ]
+    for number, (more, request, _) in enumerate(kept):
+        await _send(client, "request", request, str(number), **more)
+        assert (await _send(client, "response", RESPONSE, str(number))).json() == {"joined": 1}
+    assert [row["request_id"] for row in _rows(log)][::2] == [name for *_, name in kept]
+
+
+def _v2() -> dict[str, Any]:
+    tensor = {"name": "features", "datatype": "FP32", "shape": [2, 24], "data": [0.5] * 48}
+    return {"inputs": [tensor]}
+
+
+async def test_without_a_model_directory_the_columns_are_learned(
+    log: RecordLog, clock: ManualClock
+) -> None:
+    outputs = [{"name": "y", "datatype": "INT64", "shape": [2], "data": [1, 2]}]
+    response = {"model_name": "m", "model_version": "7", "outputs": outputs}
+    async with _client(log, clock) as client:
+        await _send(client, "request", _v2())
+        assert (await _send(client, "response", response)).json() == {"joined": 1}
+        await _send(client, "request", {"instances": [{"mode": "eco", "soc": 0.5}]}, "b")
+        answer = await _send(client, "response", {"predictions": [0.25]}, "b")
+        assert answer.json() == {"joined": 1}
+        await _send(client, "request", {"instances": [[1, 2]]}, "c", inferenceservicename="new")
+    first, _, third, orphan = _rows(log)
+    assert (first["model_version"], first["features_23"], first["y"]) == ("7", 0.5, 1)
+    assert (third["mode"], third["soc"], third["output"]) == ("eco", 0.5, 0.25)
+    assert "no whole call of it was seen yet" in orphan["error"]
+
+
+async def test_a_model_directory_may_come_later(
+    log: RecordLog, clock: ManualClock, tmp_path: Path, card: ModelCard
+) -> None:
+    (tmp_path / "models").mkdir()
+    async with _client(log, clock, models=tmp_path / "models") as client:
+        (tmp_path / "models" / "4").mkdir()
+        write_card(tmp_path / "models" / "4", card)
+        await _send(client, "request", REQUEST)
+        assert (await _send(client, "response", RESPONSE)).json() == {"joined": 1}
+    assert {row["model_version"] for row in _rows(log)} == {"4"}, "the only one there is"
+
+
+class _Full:
+    """A log without space, until it is given some."""
+
+    def __init__(self, log: RecordLog) -> None:
+        self._log = log
+        self.full = True
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._log, name)
+
+    def append(self, batch: Any, **more: Any) -> int:
+        if self.full:
+            raise LogFullError("no space left")
+        return self._log.append(batch, **more)
+
+
+async def test_a_full_log_acknowledges_nothing_and_the_event_can_come_again(
+    log: RecordLog, clock: ManualClock, models: Path
+) -> None:
+    full = _Full(log)
+    async with _client(full, clock, models=models) as client:
+        await _send(client, "request", REQUEST)
+        answer = await _send(client, "response", RESPONSE)
+        assert (answer.status_code, answer.headers["retry-after"]) == (503, "1")
+        full.full = False
+        assert (await _send(client, "response", RESPONSE)).json() == {"joined": 1}
+    assert len(_rows(log)) == 2
