@@ -130,7 +130,7 @@ class Server:
 
 @contextmanager
 def serving(
-    model: Path | str, log: Path, *arguments: str, kind: str = "pyvoy", **environment: str
+    model: Path | str, log: Path, *arguments: str, kind: str = "native", **environment: str
 ) -> Iterator[Server]:
     """A server of `model` that is ready; killed in the end if it still runs."""
     port = unused_port()

@@ -11,7 +11,7 @@ from ..servers import DATATYPES, Server, identity, serving
 EVERY = tuple((name.lower(), name, (-1, 2)) for name in DATATYPES)
 
 
-@pytest.fixture(scope="package", params=["pyvoy", "uvicorn"])
+@pytest.fixture(scope="package", params=["native", "pyvoy", "uvicorn"])
 def every(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Server]:

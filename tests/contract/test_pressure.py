@@ -21,7 +21,7 @@ from coalmine.records import spool_stats
 
 from ..servers import Server, identity, serving, unused_port
 
-BOTH = pytest.mark.parametrize("kind", ["pyvoy", "uvicorn"])
+BOTH = pytest.mark.parametrize("kind", ["native", "uvicorn"])
 INFER = "/inference.GRPCInferenceService/ModelInfer"
 #: A transformer that takes as long as it is told: what is in flight can be seen.
 SLOW = """

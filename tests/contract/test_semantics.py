@@ -138,7 +138,7 @@ def test_every_case_is_documented_and_every_row_is_tried() -> None:
     assert list(ROWS) == list(MISTAKES)
 
 
-@pytest.fixture(scope="module", params=["pyvoy", "uvicorn"])
+@pytest.fixture(scope="module", params=["native", "uvicorn"])
 def mixed(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Server]:

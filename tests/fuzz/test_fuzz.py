@@ -42,7 +42,7 @@ GRPC_FAULTS = {
 }
 
 
-@pytest.fixture(scope="module", params=["pyvoy", "uvicorn"])
+@pytest.fixture(scope="module", params=["native", "uvicorn"])
 def server(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Server]:

@@ -185,7 +185,7 @@ def start(tmp_path_factory: pytest.TempPathFactory, transformers_path: Path) -> 
     def start_one(
         model: Path,
         *arguments: str,
-        kind: str = "pyvoy",
+        kind: str = "native",
         port: int | None = None,
         ready: bool = True,
         module: str = "coalmine.serving",
@@ -219,7 +219,9 @@ def start(tmp_path_factory: pytest.TempPathFactory, transformers_path: Path) -> 
         served.process.wait()
 
 
-@pytest.fixture(scope="module", params=["pyvoy", "uvicorn"])
+@pytest.fixture(
+    scope="module", params=["native", "uvicorn", pytest.param("pyvoy", marks=pytest.mark.slow)]
+)
 def toy(request: pytest.FixtureRequest, start: Start, model_dir: Path) -> Served:
     """The classifier, version 3, canary, behind each kind of server."""
     return start(model_dir, "--version", "3", "--arm", "canary", kind=request.param)

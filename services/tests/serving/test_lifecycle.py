@@ -17,7 +17,7 @@ import httpx
 import psutil
 import pytest
 
-BOTH = pytest.mark.parametrize("kind", ["pyvoy", "uvicorn"])
+BOTH = pytest.mark.parametrize("kind", ["native", "uvicorn"])
 #: Cheap in general, and slow when a request asks for it.
 MOODY = ("--transformer", "moody:Moody", "--inline", "never")
 GOOD = {"instances": [[1, 2, 3, 4]]}
@@ -134,9 +134,9 @@ time.sleep(60)
 @pytest.mark.parametrize(
     ("kind", "arguments", "complaint"),
     [
-        ("pyvoy", ["--transformer", "no.such:Thing"], "transformer no.such:Thing"),
-        ("pyvoy", ["--transformer", "math:pi"], "transformer math:pi"),
-        ("pyvoy", ["--require-gpu"], "GPU is required"),
+        ("native", ["--transformer", "no.such:Thing"], "transformer no.such:Thing"),
+        ("native", ["--transformer", "math:pi"], "transformer math:pi"),
+        ("native", ["--require-gpu"], "GPU is required"),
         ("uvicorn", ["--transformer", "no.such:Thing"], "transformer no.such:Thing"),
     ],
 )

@@ -14,7 +14,7 @@ import pytest
 GOOD = {"instances": [[1, 2, 3, 4]]}
 
 
-@pytest.fixture(scope="module", params=["pyvoy", "uvicorn"])
+@pytest.fixture(scope="module", params=["native", "uvicorn"])
 def strict(request: pytest.FixtureRequest, start: Any, model_dir: Path) -> Any:
     limits = ("--receive-timeout", "1", "--max-connections", "30")
     return start(model_dir, *limits, kind=request.param)

@@ -17,7 +17,7 @@ import tritonclient.grpc as triton_grpc
 
 from coalmine.records import drain_spool
 
-BOTH = pytest.mark.parametrize("kind", ["pyvoy", pytest.param("uvicorn", marks=pytest.mark.slow)])
+BOTH = pytest.mark.parametrize("kind", ["native", pytest.param("uvicorn", marks=pytest.mark.slow)])
 BODY = {"inputs": [{"name": "x", "datatype": "FP32", "shape": [1, 1], "data": [0]}]}
 #: New connections: one process alone gets all of them once in a million times.
 MANY = 20

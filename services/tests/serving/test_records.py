@@ -30,7 +30,7 @@ def rows_of(log: Any, count: int, timeout: float = 15.0) -> list[dict[str, Any]]
     raise AssertionError(f"{len(rows)} rows, not {count}")
 
 
-@pytest.mark.parametrize("kind", ["pyvoy", "uvicorn"])
+@pytest.mark.parametrize("kind", ["native", "uvicorn"])
 def test_one_row_per_instance_whatever_the_protocol(
     start: Any, model_dir: Path, tmp_path: Path, collector: Any, truth: Any, kind: str
 ) -> None:

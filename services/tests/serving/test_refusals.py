@@ -61,7 +61,7 @@ async def test_the_length_of_the_json_part(
     assert answer.status_code == 400
 
 
-@pytest.mark.parametrize("kind", ["pyvoy", "uvicorn"])
+@pytest.mark.parametrize("kind", ["native", "uvicorn"])
 async def test_a_body_too_large_is_refused_before_it_is_held(
     start: Any, model_dir: Path, client: httpx.AsyncClient, kind: str
 ) -> None:
@@ -79,7 +79,7 @@ async def test_a_body_too_large_is_refused_before_it_is_held(
     assert answer.status_code == 200
 
 
-@pytest.mark.parametrize("kind", ["pyvoy", "uvicorn"])
+@pytest.mark.parametrize("kind", ["native", "uvicorn"])
 @pytest.mark.parametrize(
     ("bound", "status", "reason"),
     [(("--max-concurrency", "3"), 429, "concurrency"), (("--max-queue-rows", "2"), 503, "queue")],

@@ -23,7 +23,7 @@ import tritonclient.http as triton_http
 from coalmine.records import drain_spool
 from coalmine.serving import ServeOptions, create_asgi
 
-BOTH = pytest.mark.parametrize("kind", ["pyvoy", "uvicorn"])
+BOTH = pytest.mark.parametrize("kind", ["native", "uvicorn"])
 
 
 def ask(served: Any, name: str, *, path: str = "") -> httpx.Response:

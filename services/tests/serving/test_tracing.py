@@ -107,7 +107,7 @@ def receiver() -> Iterator[Receiver]:
     made.close()
 
 
-@pytest.fixture(scope="module", params=["pyvoy", "uvicorn"])
+@pytest.fixture(scope="module", params=["native", "uvicorn"])
 def traced(request: pytest.FixtureRequest, start: Any, model_dir: Path, receiver: Receiver) -> Any:
     return start(
         model_dir,
@@ -148,7 +148,7 @@ def infer(served: Any, value: float, trace: str, **headers: str) -> httpx.Respon
 
 
 def test_a_request_is_a_span_under_its_callers(traced: Any, receiver: Receiver) -> None:
-    trace, header = traceparent(1 if traced.kind == "pyvoy" else 2)
+    trace, header = traceparent(1 if traced.kind == "native" else 2)
     answer = infer(traced, 0.5, header, **{"x-request-id": "abc", "tracestate": "vendor=1"})
     assert answer.status_code == 200
     spans = receiver.wait(trace, ALL)
@@ -175,7 +175,7 @@ def test_a_request_is_a_span_under_its_callers(traced: Any, receiver: Receiver) 
 def test_children_lie_within_their_parent_one_after_the_other(
     traced: Any, receiver: Receiver
 ) -> None:
-    trace, header = traceparent(3 if traced.kind == "pyvoy" else 4)
+    trace, header = traceparent(3 if traced.kind == "native" else 4)
     assert infer(traced, 0.5, header).status_code == 200
     spans = receiver.wait(trace, ALL)
     server = spans[INFER]
@@ -213,7 +213,7 @@ def test_children_lie_within_their_parent_one_after_the_other(
 
 
 def test_the_same_over_grpc(traced: Any, receiver: Receiver) -> None:
-    trace, header = traceparent(5 if traced.kind == "pyvoy" else 6)
+    trace, header = traceparent(5 if traced.kind == "native" else 6)
     with triton_grpc.InferenceServerClient(f"127.0.0.1:{traced.grpc_port}") as client:
         tensors = []
         for item in raw(0.5)["inputs"]:
@@ -235,9 +235,9 @@ def test_the_same_over_grpc(traced: Any, receiver: Receiver) -> None:
 
 
 def test_whose_fault_it_was(traced: Any, receiver: Receiver) -> None:
-    broken, header = traceparent(7 if traced.kind == "pyvoy" else 8)
+    broken, header = traceparent(7 if traced.kind == "native" else 8)
     assert infer(traced, 666, header).status_code == 500
-    refused, other = traceparent(9 if traced.kind == "pyvoy" else 10)
+    refused, other = traceparent(9 if traced.kind == "native" else 10)
     assert infer(traced, 13, other).status_code == 400
     (span,) = receiver.wait(broken, 1).values()
     assert span.status.code == Status.STATUS_CODE_ERROR
@@ -264,14 +264,14 @@ def test_what_is_not_sampled_by_the_caller_is_not_exported(traced: Any, receiver
     answer = infer(traced, 0.5, f"00-{trace}-{PARENT}-00")
     assert answer.headers["traceparent"].startswith(f"00-{trace}-")
     assert answer.headers["traceparent"].endswith("-00")
-    later, header = traceparent(98 if traced.kind == "pyvoy" else 97)
+    later, header = traceparent(98 if traced.kind == "native" else 97)
     infer(traced, 0.5, header)
     receiver.wait(later, ALL)
     assert not receiver.of(trace)
 
 
 def test_who_sends(traced: Any, receiver: Receiver) -> None:
-    trace, header = traceparent(11 if traced.kind == "pyvoy" else 12)
+    trace, header = traceparent(11 if traced.kind == "native" else 12)
     infer(traced, 0.5, header)
     receiver.wait(trace, ALL)
     resource = {
@@ -342,7 +342,7 @@ def test_a_transformer_of_its_own_and_its_predictor_are_one_trace(
     assert spans["preprocess"].status.code == Status.STATUS_CODE_UNSET  # the client's mistake
 
 
-@pytest.mark.parametrize("kind", ["pyvoy", "uvicorn"])
+@pytest.mark.parametrize("kind", ["native", "uvicorn"])
 def test_a_collector_that_is_gone_hurts_nobody(start: Any, model_dir: Path, kind: str) -> None:
     served = start(
         model_dir,

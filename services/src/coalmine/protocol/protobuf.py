@@ -8,6 +8,7 @@ package `inference` in the default pool, and a process can hold only one of thos
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -27,9 +28,21 @@ from coalmine.protocol._triton import HEALTH_MESSAGES, TRITON_MESSAGES
 from coalmine.protocol._v2 import parse_shape, parse_timeout, refuse_unsupported
 from coalmine.protocol._values import from_raw, to_raw
 
-__all__ = ["decode_infer", "encode_infer", "from_contents", "message_class", "parse"]
+__all__ = [
+    "decode_infer",
+    "encode_infer",
+    "from_contents",
+    "message_class",
+    "parse",
+    "parse_infer",
+]
 
 _PACKAGE = "inference"
+#: Bytes of a request from which a copy of its raw contents costs more than to look for them.
+_LARGE = 32 * 1024
+_LENGTH_DELIMITED = 2
+_RAW_TAG = 7 << 3 | _LENGTH_DELIMITED
+_MOST_FIELDS = 1024
 _TENSOR_METADATA = "string name=1; string datatype=2; repeated int64 shape=3"
 _PARAMETERS = "map InferParameter parameters"
 #: The published protocol, with the fields' numbers.
@@ -179,11 +192,60 @@ def parse(name: str, payload: bytes | memoryview) -> Any:
     return message
 
 
-def decode_infer(message: Any, signature: Signature) -> InferenceCall:
-    """Read a ModelInferRequest. A request in raw contents is answered in raw contents."""
+def parse_infer(payload: bytes | memoryview) -> tuple[Any, Sequence[bytes | memoryview]]:
+    """A ModelInferRequest and its raw contents, which are views of a large payload, not copies.
+
+    MalformedRequestError if the payload is none.
+    """
+    if len(payload) > _LARGE and (parts := _without_raw(memoryview(payload))) is not None:
+        rest, raw = parts
+        return parse("ModelInferRequest", rest), raw
+    message = parse("ModelInferRequest", payload)
+    return message, message.raw_input_contents
+
+
+def _without_raw(payload: memoryview) -> tuple[bytes, list[memoryview]] | None:
+    """The message without its raw contents, and those; None if it is not as we expect it."""
+    rest: list[memoryview] = []
+    raw: list[memoryview] = []
+    at, size = 0, len(payload)
+    while at < size:
+        start, tag = at, payload[at]
+        if tag & 7 != _LENGTH_DELIMITED or tag > 127:  # so is every field that there is
+            return None
+        at += 1
+        length = shift = 0
+        while True:
+            if at >= size or shift > 28:
+                return None
+            byte = payload[at]
+            at += 1
+            length |= (byte & 127) << shift
+            shift += 7
+            if byte < 128:
+                break
+        end = at + length
+        if end > size or len(rest) > _MOST_FIELDS:
+            return None
+        if tag == _RAW_TAG:
+            raw.append(payload[at:end])
+        else:
+            rest.append(payload[start:end])
+        at = end
+    return b"".join(rest), raw
+
+
+def decode_infer(
+    message: Any, signature: Signature, *, raw: Sequence[bytes | memoryview] | None = None
+) -> InferenceCall:
+    """Read a ModelInferRequest. A request in raw contents is answered in raw contents.
+
+    `raw` are the raw contents that `parse_infer` found; None: those in the message.
+    """
     for item in (message, *message.inputs, *message.outputs):
         refuse_unsupported(item.parameters)
-    raw = message.raw_input_contents
+    if raw is None:
+        raw = message.raw_input_contents
     if raw and len(raw) != len(message.inputs):
         raise MalformedRequestError(
             f"{len(raw)} raw_input_contents for {len(message.inputs)} inputs"

@@ -91,7 +91,8 @@ _GROUPS: dict[str, dict[str, str]] = {
         "fp16": "let TensorRT compute in half precision",
     },
     "processes": {
-        "server": "pyvoy (HTTP/1.1, HTTP/2 and gRPC on one port) or uvicorn",
+        "server": "native or pyvoy (by Envoy): HTTP/1.1, HTTP/2 and gRPC on one port; uvicorn: "
+        "HTTP/1.1, and gRPC on --grpc-port",
         "processes": "server processes that share the port; started again when they die",
         "hang_timeout": "seconds after which one of several processes that does not answer is "
         "killed and replaced",

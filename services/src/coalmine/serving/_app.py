@@ -95,7 +95,7 @@ class ServingApp:
         link: Link | None,
         tracing: Tracing | None = None,
     ) -> None:
-        self._plane = plane
+        self.plane = plane
         self._options = options
         self._link = link
         self._control: Control = plane.repository if link is None else link
@@ -103,6 +103,8 @@ class ServingApp:
         self._http = HttpEdge(plane)
         self._infer: Edge = self._http
         self.grpc: Edge = GrpcEdge(plane, self._control)
+        #: Whether nothing stands between ModelInfer and the plane (see `_grpc_door`).
+        self.infers_directly = tracing is None
         if tracing is not None:
             self._infer, self.grpc = tracing.around(self._infer), tracing.around(self.grpc)
         self._probes = Probes(plane, render=plane.metrics.render if link is None else link.render)
@@ -153,14 +155,14 @@ class ServingApp:
         if loop is None or loop.is_closed():
             done()
             return
-        finished = asyncio.run_coroutine_threadsafe(self._plane.drain(self._options.drain), loop)
+        finished = asyncio.run_coroutine_threadsafe(self.plane.drain(self._options.drain), loop)
         finished.add_done_callback(lambda _: done())
 
     async def _lifespan(self, receive: Receive, send: Send) -> None:
         await receive()
         self._loop = asyncio.get_running_loop()
-        await self._plane.start()
-        plane, link, every = self._plane, self._link, self._options.watch
+        await self.plane.start()
+        plane, link, every = self.plane, self._link, self._options.watch
         if link is not None:
             ports = [self._options.port, self._options.grpc_port]
             await link.start(
@@ -193,7 +195,7 @@ class ServingApp:
 
     async def _kserve(self) -> App:
         if self._rest is None:
-            self._rest = asyncio.create_task(asyncio.to_thread(_load_kserve, self._plane))
+            self._rest = asyncio.create_task(asyncio.to_thread(_load_kserve, self.plane))
         return await asyncio.shield(self._rest)
 
 

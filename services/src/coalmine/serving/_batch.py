@@ -6,13 +6,13 @@ import asyncio
 import math
 from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 
 from coalmine.protocol import Tensors
 
-__all__ = ["Batch", "Computed", "Outcome", "Steps", "Ticket", "run_batch"]
+__all__ = ["Batch", "Computed", "Outcome", "Steps", "Ticket", "Waiter", "run_batch"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,8 +57,21 @@ class Outcome:
     batch_rows: int
 
 
+class Waiter(Protocol):
+    """Who waits for a ticket: a future, or what settles itself. None of these raises."""
+
+    def done(self) -> bool:
+        """Whether nobody waits any more."""
+
+    def set_result(self, result: Any, /) -> None:
+        """It was run."""
+
+    def set_exception(self, exception: BaseException, /) -> None:
+        """It could not be."""
+
+
 class Ticket:
-    """A request's place in the queue. It is run once; `future` is made when it joins the queue."""
+    """A request's place in the queue. It is run once; `future` is there when it joins the queue."""
 
     __slots__ = (
         "deadline",
@@ -74,7 +87,7 @@ class Ticket:
         "watched",
     )
 
-    future: asyncio.Future[Any]
+    future: Waiter
     key: Hashable
     number: int
 

@@ -111,6 +111,18 @@ class Batcher:
         QueueFullError when too much waits already, DeadlineError when its time is over. Raises what
         `compute` raises for these rows; another caller's rows cannot make it fail.
         """
+        ticket.future = future = asyncio.get_running_loop().create_future()
+        try:
+            self.enqueue(ticket)
+            return await future
+        finally:
+            self.leave(ticket)
+
+    def enqueue(self, ticket: Ticket) -> None:
+        """Run a ticket that somebody waits for already (`future`), who must `leave` in the end.
+
+        QueueFullError; whatever else `run` raises is told to the one that waits.
+        """
         loop = asyncio.get_running_loop()
         queue, limits = self._queue, self._limits
         if self._is_full(ticket):
@@ -119,7 +131,6 @@ class Batcher:
                 raise QueueFullError(
                     f"{queue.rows} rows wait for the model already; try again later"
                 )
-        ticket.future = loop.create_future()
         ticket.key = self._key(ticket)
         queue.add(ticket)
         if queue.rows >= (self._inline.rows or limits.batch_rows):
@@ -127,14 +138,14 @@ class Batcher:
         elif not self._flushing:
             self._flushing = True
             loop.call_soon(self._flush, loop)
-        try:
-            return await ticket.future
-        finally:
-            if ticket.timer is not None:
-                ticket.timer.cancel()
-            if ticket.queued:  # cancelled while waiting: neither rows nor memory count any more
-                queue.drop(ticket)
-                ticket.tensors = {}
+
+    def leave(self, ticket: Ticket) -> None:
+        """Nobody waits for the ticket any more, answered or not."""
+        if ticket.timer is not None:
+            ticket.timer.cancel()
+        if ticket.queued:  # it left while waiting: neither rows nor memory count any more
+            self._queue.drop(ticket)
+            ticket.tensors = {}
 
     @property
     def is_idle(self) -> bool:

@@ -27,7 +27,7 @@ OPTIONS_VARIABLE = "COALMINE_SERVE_OPTIONS"
 #: that is Envoy is to answer HTTP/1.1 itself.
 HTTP1_VARIABLE = "COALMINE_SERVE_HTTP1"
 
-ServerKind = Literal["pyvoy", "uvicorn"]
+ServerKind = Literal["native", "pyvoy", "uvicorn"]
 InlineKindName = Literal["auto", "always", "never"]
 ProviderName = Literal["tensorrt", "cuda", "cpu"]
 #: `coalmine.protocol.NonFinite`, whose import costs numpy.
@@ -81,7 +81,7 @@ class ServeOptions:
     """Directory where records wait; of this server alone. None: next to the SQLite file, or in the
     user's state directory, by the model's name."""
 
-    server: ServerKind = "pyvoy"
+    server: ServerKind = "native"
     processes: int = 1
     """Server processes that share the port."""
 
@@ -183,7 +183,7 @@ def where(options: ServeOptions) -> str:
     """The address of a server, and what it speaks there."""
     host = f"[{options.host}]" if ":" in options.host else options.host
     address = f"http://{host}:{options.port}"
-    if options.server == "pyvoy":
+    if options.server != "uvicorn":
         return f"{address} (V1 and V2 over HTTP/1.1 and HTTP/2, gRPC V2)"
     grpc = f", gRPC V2 on port {options.grpc_port}" if options.grpc_port is not None else ""
     return f"{address} (V1 and V2 over HTTP/1.1{grpc})"

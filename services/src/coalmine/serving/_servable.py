@@ -207,10 +207,28 @@ class Servable:
         if request.rows:
             batch: Batch = await self._batcher.run(request)
             return batch
+        self._answer_nothing(request)
+        return None
+
+    def begin(self, request: Request) -> None:
+        """Answer a request that somebody waits for already (`future`), who must `leave` it.
+
+        Raises what `answer` raises before the request waits for the model.
+        """
+        if request.rows:
+            self._batcher.enqueue(request)
+        else:
+            self._answer_nothing(request)
+            request.future.set_result(None)
+
+    def leave(self, request: Request) -> None:
+        """Nobody waits for a request any more that was begun, answered or not."""
+        self._batcher.leave(request)
+
+    def _answer_nothing(self, request: Request) -> None:
         request.reply = request.encode(self._empty)
         took = self._clock.monotonic() - request.arrived
         self.metrics.answered(request.protocol, 200, took)
-        return None
 
     def _finish(self, batch: Batch) -> None:
         if not self._hosted:

@@ -39,20 +39,22 @@ def serve(options: ServeOptions) -> int:
 
 def run_one(options: ServeOptions) -> int:
     """Be one server process; StartupError if it cannot start."""
-    if options.server == "uvicorn":
-        from coalmine.serving import _uvicorn
+    if options.server == "pyvoy":
+        from coalmine.serving import _pyvoy
 
-        return _uvicorn.run(options)
-    from coalmine.serving import _pyvoy
+        _pyvoy.run(options)
+    from coalmine.serving import _uvicorn
 
-    _pyvoy.run(options)
+    return _uvicorn.run(options)
 
 
 def _check(options: ServeOptions) -> None:
     """StartupError for options that make no sense, alone or together."""
     for said in violations(options):
         raise StartupError(said)
-    if options.server == "pyvoy" and options.grpc_port is not None:
-        raise StartupError("--grpc-port is for uvicorn; pyvoy has gRPC on its only port")
+    if options.server != "uvicorn" and options.grpc_port is not None:
+        raise StartupError(
+            f"--grpc-port is for uvicorn; {options.server} has gRPC on its only port"
+        )
     if options.server == "uvicorn" and options.grpc_port and options.grpc_port == options.port:
         raise StartupError("--grpc-port and --port are the same; uvicorn needs two")

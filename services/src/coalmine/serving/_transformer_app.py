@@ -79,6 +79,7 @@ class _TransformApp(ServingApp):
         tracing = Tracing.from_environment(clock=plane.clock)
         super().__init__(plane, options, link=link, tracing=tracing)
         grpc = self.grpc
+        self.infers_directly = False
 
         async def exchanged(scope: Scope, receive: Receive, send: Send) -> None:
             await exchanging(grpc, scope, receive, send, clock=plane.clock)
@@ -91,14 +92,14 @@ class _TransformApp(ServingApp):
         if scope["type"] != "http" or scope["path"].startswith(SERVICE):
             await super().__call__(scope, receive, send)
             return
-        await exchanging(super().__call__, scope, receive, send, clock=self._plane.clock)
+        await exchanging(super().__call__, scope, receive, send, clock=self.plane.clock)
 
     async def _lifespan(self, receive: Receive, send: Send) -> None:
         keeping: list[asyncio.Task[None]] = []
 
         async def passing(message: Message) -> None:
             if message["type"] == "lifespan.startup.complete":
-                keeping.append(asyncio.create_task(self._loader.keep(self._plane.repository)))
+                keeping.append(asyncio.create_task(self._loader.keep(self.plane.repository)))
             if message["type"] == "lifespan.shutdown.complete":
                 for task in keeping:
                     task.cancel()

@@ -10,12 +10,13 @@ import argparse
 import dataclasses
 import sys
 from pathlib import Path
+from typing import get_args
 
 from coalmine.arms import Arm
 from coalmine.serving._arguments import Parser, number
 from coalmine.serving._bounds import BOUNDS
 from coalmine.serving._errors import StartupError
-from coalmine.serving._options import ServeOptions
+from coalmine.serving._options import ServeOptions, ServerKind
 from coalmine.serving._serve import serve
 from coalmine.serving._transformer_options import PredictorOptions
 
@@ -71,7 +72,8 @@ def _parser() -> argparse.ArgumentParser:
     add("--grpc-port", "--grpc_port", type=number("grpc_port"), metavar="PORT",
         help="gRPC on a port of its own, by uvicorn; without it gRPC is on --port"
     )  # fmt: skip
-    add("--server", choices=("pyvoy", "uvicorn"), help="default: pyvoy; uvicorn with --grpc-port")
+    add("--server", choices=get_args(ServerKind),
+        help="default: native; uvicorn with --grpc-port")  # fmt: skip
     add("--processes", "--workers", type=number("processes"), default=1, metavar="N",
         help="server processes that share the port (default: 1)")  # fmt: skip
     add("--arm", choices=tuple(map(str, Arm)), default=Arm.STABLE, metavar="ARM",
@@ -124,7 +126,7 @@ def options_of(arguments: list[str]) -> ServeOptions:
         transformer=given.transformer,
         artefact=given.artefact,
         predictor=predictor,
-        server=given.server or ("pyvoy" if given.grpc_port is None else "uvicorn"),
+        server=given.server or ("native" if given.grpc_port is None else "uvicorn"),
         **{option: getattr(given, option) for option in _LIMITS},
     )
 

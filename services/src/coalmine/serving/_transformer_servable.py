@@ -64,8 +64,8 @@ class RemoteServable(Servable):
         if left <= 0:
             raise DeadlineError("the request's time was over before it could begin")
         asking = self._ask(request.tensors, request.rows, request.request_id, timeout=left)
-        request.future = asyncio.ensure_future(asking)  # so that it can be abandoned
-        chained = await request.future
+        request.future = future = asyncio.ensure_future(asking)  # so that it can be abandoned
+        chained = await future
         request.reply = request.encode(chained.outputs)
         took = self._clock.monotonic() - request.arrived
         self.metrics.answered(request.protocol, 200, took)

@@ -1,4 +1,8 @@
-"""uvicorn, the fallback: HTTP/1.1, and gRPC on a port of its own if one is given."""
+"""The server on uvicorn's ground: signals, start, drain, end.
+
+With our own front before it (`_native`) it speaks HTTP/1.1, HTTP/2 and gRPC on one port. As
+`--server uvicorn`, HTTP/1.1, and gRPC by grpc.aio on a port of its own if one is given.
+"""
 
 from __future__ import annotations
 
@@ -14,6 +18,7 @@ from coalmine.serving._app import ServingApp, create_asgi
 from coalmine.serving._interpreter import settle
 from coalmine.serving._logging import configure_logging
 from coalmine.serving._member import Link
+from coalmine.serving._native import NativeConfig
 from coalmine.serving._options import ServeOptions
 from coalmine.serving._ports import shared_socket
 from coalmine.serving._uvicorn_limits import LimitedConfig, sweep
@@ -38,20 +43,27 @@ class _Server(uvicorn.Server):
     """uvicorn's server, draining before it stops."""
 
     def __init__(self, app: ServingApp, options: ServeOptions) -> None:
-        self._limits = LimitedConfig(
-            app,
-            max_connections=options.max_connections,
-            receive_timeout=options.receive_timeout,
-            host=options.host,
-            port=options.port,
-            lifespan="on",
-            log_config=None,
-            log_level="warning",
-            access_log=False,
-            server_header=False,
-            timeout_keep_alive=65,
-            timeout_graceful_shutdown=1,  # what is in flight has been waited for already
-        )
+        settings: dict[str, Any] = {
+            "host": options.host,
+            "port": options.port,
+            "lifespan": "on",
+            "ws": "none",
+            "log_config": None,
+            "log_level": "warning",
+            "access_log": False,
+            "server_header": False,
+            "timeout_keep_alive": 65,
+            "timeout_graceful_shutdown": 1,  # what is in flight has been waited for already
+        }
+        if options.server == "native":
+            self._limits: LimitedConfig = NativeConfig(app, options, **settings)
+        else:
+            self._limits = LimitedConfig(
+                app,
+                max_connections=options.max_connections,
+                receive_timeout=options.receive_timeout,
+                **settings,
+            )
         super().__init__(self._limits)
         self._app = app
         self._options = options

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import re
-from typing import Any, cast
+from typing import Any, Protocol, cast
 
 import uvicorn
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
@@ -25,13 +25,27 @@ _BODY_BYTES = 1024**2
 _UPGRADE = re.compile(rb"\r\nupgrade[ \t]*:", re.IGNORECASE)
 
 
+class Checked(Protocol):
+    """A connection that is looked at every now and then."""
+
+    def check(self, now: float) -> None:
+        """Close it, or refuse its request, if that takes too long."""
+
+
 class LimitedConfig(uvicorn.Config):
     """uvicorn's settings, with ours."""
 
     def __init__(
-        self, app: Any, *, max_connections: int, receive_timeout: float, **settings: Any
+        self,
+        app: Any,
+        *,
+        max_connections: int,
+        receive_timeout: float,
+        protocol: type[asyncio.BaseProtocol] | None = None,
+        **settings: Any,
     ) -> None:
-        super().__init__(app, http=LimitedProtocol, **settings)
+        http = cast(type[asyncio.Protocol], protocol or LimitedProtocol)
+        super().__init__(app, http=http, **settings)
         self.max_connections = max_connections
         self.receive_timeout = receive_timeout
 
@@ -141,6 +155,5 @@ async def sweep(config: LimitedConfig, state: ServerState) -> None:
     while True:
         await asyncio.sleep(min(1.0, config.receive_timeout / _SWEEPS))
         now = SYSTEM_CLOCK.monotonic()
-        for connection in list(state.connections):
-            if isinstance(connection, LimitedProtocol):
-                connection.check(now)
+        for connection in list(cast(set[Checked], state.connections)):
+            connection.check(now)
