@@ -65,7 +65,13 @@ def card(accuracy: float | None = 0.95) -> ModelCard:
                     "datatype": "INT64",
                     "shape": [-1],
                     "columns": [{"name": "label", "type": "categorical", "categories": CLASSES}],
-                }
+                },
+                {
+                    "name": "chances",
+                    "datatype": "FP32",
+                    "shape": [-1, len(CLASSES)],
+                    "columns": [{"name": f"chance_{name}"} for name in CLASSES],
+                },
             ],
             "metrics": {} if accuracy is None else {"accuracy": accuracy},
         }
@@ -78,6 +84,18 @@ def features(rng: np.random.Generator, requests: int) -> np.ndarray[Any, Any]:
     values = 0.6 * common + 0.8 * rng.standard_normal((requests, ROWS, len(FEATURES)))
     values[:, :, 3] *= 0.1
     return values.astype(np.float32)
+
+
+def chances(rows: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+    """What the model says of each class [rows, classes]: nearly sure, but near its boundary."""
+    sure = np.where(np.abs(rows[:, 0] - 1) > 0.5, 0.98, 0.7)
+    fault = np.where(rows[:, 0] > 1, sure, 1 - sure)
+    return np.column_stack([1 - fault, fault]).astype(np.float32)
+
+
+def truth_of(rows: np.ndarray[Any, Any], rng: np.random.Generator) -> np.ndarray[Any, Any]:
+    """True classes [rows] of which the model says the truth about how sure it is."""
+    return (rng.random(len(rows)) < chances(rows)[:, 1]).astype(np.int64)
 
 
 def cursors(state: Path) -> dict[str, int]:
@@ -100,6 +118,8 @@ class World:
     now: float = START
     sent: int = 0
     emitted: dict[str, int] = field(default_factory=dict)
+    sent_rows: Any = None
+    """Of the last `send`, [requests, ROWS, features]."""
 
     @property
     def models(self) -> Path:
@@ -126,6 +146,8 @@ class World:
         rows = features(self.rng, windows * 200 // ROWS).reshape(-1, len(FEATURES))
         columns: dict[str, Any] = {name: rows[:, index] for index, name in enumerate(FEATURES)}
         columns["label"] = (rows[:, 0] > 1).astype(np.int64)
+        columns |= {f"chance_{name}": chances(rows)[:, index] for index, name in enumerate(CLASSES)}
+        columns["true_label"] = np.array(CLASSES)[truth_of(rows, np.random.default_rng(3))]
         pq.write_table(pa.table(columns), directory / "reference.parquet")
         write_card(directory, card(accuracy))
 
@@ -148,6 +170,7 @@ class World:
         answers = (rows[:, :, 0] > 1).astype(np.int64)
         truth = np.where(self.rng.random(answers.shape) < right, answers, 1 - answers)
         names = ids or [f"r{self.sent + index:08d}" for index in range(requests)]
+        self.sent_rows = rows
         records = []
         for index in range(requests):
             self.now += 0.01
@@ -159,7 +182,11 @@ class World:
                     protocol="v2",
                     latency_us=latency_us,
                     inputs={"features": rows[index]},
-                    outputs={"label": answers[index]} if answered else None,
+                    outputs=(
+                        {"label": answers[index], "chances": chances(rows[index])}
+                        if answered
+                        else None
+                    ),
                     status=status,
                     error=None if answered else "boom",
                 )

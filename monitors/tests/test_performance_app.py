@@ -10,6 +10,8 @@ import pytest
 from coalmine.records import Label
 from coalmine_monitors import create_performance_app
 
+from .conftest import truth_of
+
 
 def app_of(world: Any, service: Any, state: str = "performance.db") -> Any:
     return create_performance_app(
@@ -234,3 +236,47 @@ async def test_a_model_without_evaluation_is_counted_but_not_judged(
     async with run_app(app_of(world, make_service())) as client:
         assert (await client.settled())["incidents"] == []
         assert total(await client.json("/v1/evidence"), "labelled") > 0
+
+
+def honest(world: Any, sent: Any, *, wrong: float = 0.0) -> Any:
+    """The truth that the model is as sure of as it says; a share `wrong` of it turned round."""
+    rows = world.sent_rows.reshape(-1, world.sent_rows.shape[-1])
+    truth = truth_of(rows, world.rng)
+    truth = np.where(world.rng.random(len(truth)) < wrong, 1 - truth, truth)
+    per_request = truth.reshape(len(sent), -1)
+    return [(name, list(map(int, of))) for (name, _), of in zip(sent, per_request, strict=True)]
+
+
+async def test_accuracy_is_estimated_before_labels_come_and_checked_when_they_do(
+    world: Any, make_service: Any, run_app: Any
+) -> None:
+    world.deploy()
+    sent = world.send(300)
+    first = honest(world, sent)
+    async with run_app(app_of(world, make_service())) as client:
+        before = await client.settled("/v1/performance")
+    assert before["estimate_valid"] is True
+    for window in before["windows"]:
+        assert window["accuracy"] is None
+        assert window["estimated_lower"] < window["estimated"] < window["estimated_upper"]
+    world.label(first)
+    async with run_app(app_of(world, make_service())) as client:
+        after = await client.settled("/v1/performance")
+        metrics = (await client.get("/metrics")).text
+    assert after["estimate_valid"] is True
+    inside = [
+        window["estimated_lower"] <= window["accuracy"] <= window["estimated_upper"]
+        for window in after["windows"]
+    ]
+    assert np.mean(inside) >= 0.9
+    labels = '{arm="stable",metric="accuracy",model_name="demo",monitor="accuracy",revision="1"}'
+    assert f"coalmine_performance_estimate_ratio{labels} 0.9" in metrics
+    assert "coalmine_performance_estimate_valid" in metrics
+    # The same features now mean something else: the estimate cannot see it, its flag does.
+    world.label(honest(world, world.send(300), wrong=0.3))
+    async with run_app(app_of(world, make_service())) as client:
+        broken = await client.settled("/v1/performance")
+    assert broken["estimate_valid"] is False
+    assert broken["windows"][-1]["estimated"] > 0.85
+    async with run_app(app_of(world, make_service(), state="replayed.db")) as client:
+        assert await client.settled("/v1/performance") == broken

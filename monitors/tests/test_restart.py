@@ -185,3 +185,26 @@ async def test_two_monitors_on_one_state_file_count_nothing_twice(
     async with run_app(make(shared)):
         await consume(make(shared), run_app)
     assert contents(shared) == contents(plain)
+
+
+async def test_the_state_of_another_version_is_dropped_and_the_log_read_again(
+    world: Any, make_service: Any, run_app: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    world.deploy()
+    world.label(world.send(600, right=0.7))
+
+    def app() -> Any:
+        state = world.root / "performance.db"
+        return create_performance_app(
+            make_service(), log=world.log, state=state, models=world.models
+        )
+
+    async with run_app(app()) as client:
+        before = await client.settled()
+    with closing(sqlite3.connect(world.root / "performance.db")) as connection:
+        connection.execute("PRAGMA user_version = 0")
+        connection.execute("ALTER TABLE answers DROP COLUMN chance")
+    async with run_app(app()) as client:
+        assert await client.settled() == before
+    assert before, "there was something to come to again"
+    assert "the log is read again" in caplog.text

@@ -49,6 +49,12 @@ class Catalog:
         del self._asked[version]
         return Deployed(version, card, reference)
 
+    def look(self, version: str) -> Deployed:
+        """The version as it is this moment, without waiting for what is missing."""
+        directory = self._models / version
+        card = _card(directory)
+        return Deployed(version, card, None if card is None else _reference(directory))
+
 
 def _card(directory: Path) -> ModelCard | None:
     try:

@@ -7,6 +7,7 @@ a monitor killed at any moment has either done a step or not. Readers use connec
 from __future__ import annotations
 
 import json
+import logging
 import sqlite3
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import closing, contextmanager
@@ -31,6 +32,12 @@ CREATE TABLE IF NOT EXISTS history (
 );
 """
 _BUSY_SECONDS = 10.0
+#: Raised whenever a monitor's state changes its form.
+_FORMAT = 2
+#: What is shown rather than computed with: it outlives a change of form.
+_SHOWN = ("incidents", "history")
+
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -50,7 +57,8 @@ class StateStore:
         path.parent.mkdir(parents=True, exist_ok=True)
         with closing(self._connect()) as connection:
             connection.execute("PRAGMA journal_mode = WAL")
-            connection.executescript(_TABLES + tables)
+            _drop_outdated(connection, path)
+            connection.executescript(_TABLES + tables + f"PRAGMA user_version = {_FORMAT};")
 
     def _connect(self) -> sqlite3.Connection:
         # The worker writes with one connection, which another thread closes in the end.
@@ -154,6 +162,24 @@ def put_history(connection: sqlite3.Connection, windows: Iterable[Mapping[str, A
     connection.execute(
         "DELETE FROM history WHERE seq <= (SELECT max(seq) FROM history) - ?", (HISTORY,)
     )
+
+
+def _drop_outdated(connection: sqlite3.Connection, path: Path) -> None:
+    """Forget the state that another version of the monitor left, so that the log is read again."""
+    (form,) = connection.execute("PRAGMA user_version").fetchone()
+    tables = [
+        name
+        for (name,) in connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'")
+        if not name.startswith("sqlite_")
+    ]
+    if form == _FORMAT or "state" not in tables:
+        return
+    _log.warning("%s is of another version: the log is read again from its beginning", path)
+    connection.execute("BEGIN IMMEDIATE")
+    for name in tables:
+        if name not in _SHOWN:
+            connection.execute(f'DROP TABLE "{name}"')
+    connection.execute("COMMIT")
 
 
 def _load(connection: sqlite3.Connection) -> Saved:

@@ -4,6 +4,12 @@ from __future__ import annotations
 
 from coalmine_monitors.performance._accuracy import AccuracyDetector
 from coalmine_monitors.performance._app import create_performance_app
+from coalmine_monitors.performance._estimate import (
+    Calibration,
+    Estimate,
+    EstimateCheck,
+    Expected,
+)
 from coalmine_monitors.performance._join import Scored
 from coalmine_monitors.performance._schema import (
     Block,
@@ -16,7 +22,11 @@ from coalmine_monitors.performance._schema import (
 __all__ = [
     "AccuracyDetector",
     "Block",
+    "Calibration",
+    "Estimate",
+    "EstimateCheck",
     "Evidence",
+    "Expected",
     "Pair",
     "Performance",
     "PerformanceWindow",

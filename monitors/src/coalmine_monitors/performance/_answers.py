@@ -10,13 +10,17 @@ import pyarrow.compute as pc
 
 from coalmine_monitors._rows import answered, times
 from coalmine_monitors._versions import batch_arm, batch_version
+from coalmine_monitors.performance._estimate import Calibration
 from coalmine_monitors.performance._join import Answer
 
 __all__ = ["answers_of"]
 
 
-def answers_of(batch: pa.RecordBatch) -> list[Answer]:
-    """The answers that labels can be about; none if the model has no categorical output."""
+def answers_of(batch: pa.RecordBatch, *, calibration: Calibration | None = None) -> list[Answer]:
+    """The answers that labels can be about; none if the model has no categorical output.
+
+    With a `calibration`, each with its chance to be right.
+    """
     found = _class_column(batch.schema)
     batch = answered(batch)
     if found is None or not batch.num_rows:
@@ -30,6 +34,7 @@ def answers_of(batch: pa.RecordBatch) -> list[Answer]:
     if pa.types.is_string(column.type):
         column = pc.index_in(column, value_set=pa.array(categories, pa.string()))
     indices = np.asarray(column.cast(pa.float64()).to_numpy(zero_copy_only=False))
+    chances = np.full(batch.num_rows, np.nan) if calibration is None else calibration.chances(batch)
     return [
         Answer(
             request_id=request_id,
@@ -39,12 +44,14 @@ def answers_of(batch: pa.RecordBatch) -> list[Answer]:
             time=time,
             answer=categories[int(index)],
             number=str(int(index)) if by_number else None,
+            chance=chance if chance == chance else None,
         )
-        for request_id, row, time, index in zip(
+        for request_id, row, time, index, chance in zip(
             batch.column("request_id").to_pylist(),
             batch.column("row").to_pylist(),
             times(batch).tolist(),
             indices.tolist(),
+            chances.tolist(),
             strict=True,
         )
         if 0 <= index < len(categories)  # NaN, for a null, is neither

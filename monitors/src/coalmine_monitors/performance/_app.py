@@ -14,7 +14,7 @@ from coalmine.spec import ServiceSpec
 from coalmine_monitors._catalog import Catalog
 from coalmine_monitors._state import StateStore
 from coalmine_monitors._web import monitor_app
-from coalmine_monitors.performance import _blocks, _join
+from coalmine_monitors.performance import _blocks, _estimates, _join
 from coalmine_monitors.performance._blocks import LATENCY_EDGES_US, read_blocks, read_pairs
 from coalmine_monitors.performance._monitor import PerformanceMonitor
 from coalmine_monitors.performance._reign import Reign
@@ -44,7 +44,7 @@ def create_performance_app(
     """
     spec = service.monitors.performance
     block_s = max(spec.block, _SHORTEST_BLOCK)
-    store = StateStore(state, tables=_blocks.TABLES + _join.TABLES)
+    store = StateStore(state, tables=_blocks.TABLES + _join.TABLES + _estimates.TABLES)
     monitor = PerformanceMonitor(
         spec,
         model=service.name,
@@ -98,13 +98,22 @@ def create_performance_app(
                 if shown is not None
                 else []
             )
+            expected = _estimates.read_expected(
+                connection,
+                version=str(shown),
+                since=-math.inf if since is None else since,
+                block_s=block_s,
+            )
+        calibration = None if shown is None else monitor.calibrations.of(shown)
         reigns = [
-            Reign.restored(state, spec=spec, block_s=block_s)
+            Reign.restored(state, spec=spec, block_s=block_s, calibration=calibration)
             for state in body.get("reigns", ())
             if state["version"] == shown
         ]
         detector = reigns[-1].detector if reigns else None
         log_evidence, needed = (0.0, 0.0) if detector is None else detector.log_evidence
+        check = reigns[-1].check if reigns else None
+        estimates = _estimates.Estimates(expected, calibration=calibration, check=check)
         length = _window_blocks(
             blocks[-1].time - blocks[0].time if blocks else 0.0, block_s, window
         )
@@ -115,7 +124,10 @@ def create_performance_app(
             evaluated_to=float(body.get("evaluated_to", 0.0)),
             log_evidence=log_evidence,
             log_evidence_threshold=needed,
-            windows=tuple(summarise(blocks, block_s=block_s, blocks_per_window=length)),
+            estimate_valid=estimates.valid,
+            windows=tuple(
+                summarise(blocks, block_s=block_s, blocks_per_window=length, estimates=estimates)
+            ),
         )
 
     return app

@@ -21,6 +21,7 @@ __all__ = [
     "Traffic",
     "add_joined",
     "add_traffic",
+    "first_block",
     "forget_blocks",
     "read_blocks",
     "read_pairs",
@@ -128,7 +129,7 @@ def read_blocks(
         " FROM blocks WHERE block >= ? AND block < ? AND version = coalesce(?, version)"
         " ORDER BY block, version, arm"
     )
-    bounds = (_first(since, block_s), _first(until, block_s))
+    bounds = (first_block(since, block_s), first_block(until, block_s))
     return [
         Block(
             time=block * block_s,
@@ -152,7 +153,7 @@ def read_pairs(
 ) -> list[Pair]:
     """Pairs of blocks that start in [since, until), in order of time."""
     query = "SELECT * FROM pairs WHERE block >= ? AND block < ? ORDER BY 1, 2, 3, 4, 5"
-    bounds = (_first(since, block_s), _first(until, block_s))
+    bounds = (first_block(since, block_s), first_block(until, block_s))
     names = tuple(Pair.model_fields)
     rows: Iterable[tuple[int, ...]] = connection.execute(query, bounds)
     return [
@@ -163,12 +164,12 @@ def read_pairs(
 
 def forget_blocks(connection: sqlite3.Connection, *, newest: float, block_s: float) -> None:
     """Delete the totals of blocks that are too old to be asked for."""
-    oldest = _first(newest - MAX_AGE, block_s)
+    oldest = first_block(newest - MAX_AGE, block_s)
     connection.execute("DELETE FROM blocks WHERE block < ?", (oldest,))
     connection.execute("DELETE FROM pairs WHERE block < ?", (oldest,))
 
 
-def _first(time: float, block_s: float) -> int:
+def first_block(time: float, block_s: float) -> int:
     """The first block that starts at `time` or later, within what SQLite can count."""
     # The start of a block, divided again, may come out a rounding error above its number.
     return int(np.ceil(np.clip(time / block_s - 1e-6, -(2**62), 2**62)))

@@ -32,6 +32,7 @@ __all__ = [
 TABLES = """
 CREATE TABLE IF NOT EXISTS answers (
     request_id TEXT, row INTEGER, arm TEXT, version TEXT, time REAL, answer TEXT, number TEXT,
+    chance REAL,
     PRIMARY KEY (request_id, row, arm)
 ) WITHOUT ROWID;
 CREATE INDEX IF NOT EXISTS answers_by_time ON answers (time);
@@ -60,6 +61,8 @@ class Answer(NamedTuple):
     time: float
     answer: str
     number: str | None
+    chance: float | None = None
+    """To be right, as far as the model's own confidence tells."""
 
 
 class Cell(NamedTuple):
@@ -89,6 +92,7 @@ class Scored(NamedTuple):
     label_time: float
     label_offset: int
     correct: bool
+    chance: float | None = None
 
 
 @dataclass(frozen=True)
@@ -110,6 +114,7 @@ class _Row(NamedTuple):
     correct: int
     label_time: float
     label_offset: int
+    chance: float | None
 
 
 def join(
@@ -134,7 +139,7 @@ def join(
     )
     before = _joined_rows(connection)
     # A client or a gateway that tries again sends the same request id twice.
-    connection.executemany("INSERT OR IGNORE INTO answers VALUES (?, ?, ?, ?, ?, ?, ?)", answers)
+    connection.executemany("INSERT OR IGNORE INTO answers VALUES (?, ?, ?, ?, ?, ?, ?, ?)", answers)
     connection.executemany(
         "INSERT OR REPLACE INTO labels VALUES (?, ?, ?, ?, ?)",
         [(item.request_id, item.row, item.label, item.time, item.offset) for item in labels],
@@ -152,7 +157,15 @@ def join(
             pairs.setdefault(pair, Counter())[outcome] += sign
     known = {(row.request_id, row.row, row.arm) for row in before}
     scored = [
-        Scored(row.version, row.arm, row.time, row.label_time, row.label_offset, bool(row.correct))
+        Scored(
+            version=row.version,
+            arm=row.arm,
+            time=row.time,
+            label_time=row.label_time,
+            label_offset=row.label_offset,
+            correct=bool(row.correct),
+            chance=row.chance,
+        )
         for row in after
         if (row.request_id, row.row, row.arm) not in known
     ]
@@ -162,7 +175,8 @@ def join(
 def _joined_rows(connection: sqlite3.Connection) -> list[_Row]:
     """The touched rows that have an answer and a label, in the order in which labels came."""
     query = f"""
-        SELECT a.request_id, a.row, a.arm, a.version, a.time, {_CORRECT}, l.time, l.offset
+        SELECT a.request_id, a.row, a.arm, a.version, a.time, {_CORRECT}, l.time, l.offset,
+               a.chance
         FROM touched t CROSS JOIN labels l USING (request_id, row)
              CROSS JOIN answers a USING (request_id, row)
         ORDER BY l.offset, a.time, a.arm"""

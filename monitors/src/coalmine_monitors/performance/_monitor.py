@@ -7,6 +7,9 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
+import pyarrow as pa
+
+from coalmine.arms import Arm
 from coalmine.clock import Clock
 from coalmine.incidents import Incident
 from coalmine.records import Entry, Label, RecordLog, read_all
@@ -15,7 +18,7 @@ from coalmine_monitors._catalog import Catalog
 from coalmine_monitors._cursors import cursors_of, lag, positions
 from coalmine_monitors._metrics import SnapshotCollector
 from coalmine_monitors._state import Saved, StateStore, put_incidents, save
-from coalmine_monitors._versions import oldest_time
+from coalmine_monitors._versions import batch_arm, batch_version, oldest_time
 from coalmine_monitors.performance._answers import answers_of
 from coalmine_monitors.performance._blocks import (
     add_joined,
@@ -23,6 +26,14 @@ from coalmine_monitors.performance._blocks import (
     forget_blocks,
     read_blocks,
     traffic,
+)
+from coalmine_monitors.performance._calibrations import Calibrations
+from coalmine_monitors.performance._estimate import Calibration
+from coalmine_monitors.performance._estimates import (
+    Estimates,
+    add_expected,
+    forget_expected,
+    read_expected,
 )
 from coalmine_monitors.performance._join import Answer, Scored, forget, join, score_by_block
 from coalmine_monitors.performance._position import Position
@@ -72,6 +83,7 @@ class PerformanceMonitor:
         self._incidents: list[Incident] = []
         self._reigns: list[Reign] = []
         self._baselines: dict[str, float | None] = {}
+        self.calibrations = Calibrations(catalog)
 
     def load(self) -> None:
         """Take up the persisted state."""
@@ -79,7 +91,12 @@ class PerformanceMonitor:
         body = self._saved.body
         self._position = Position.restored(body)
         self._reigns = [
-            Reign.restored(state, spec=self._spec, block_s=self._block_s)
+            Reign.restored(
+                state,
+                spec=self._spec,
+                block_s=self._block_s,
+                calibration=self.calibrations.of(state["version"]),
+            )
             for state in body.get("reigns", ())
         ]
         self._incidents = self._store.incidents()
@@ -142,13 +159,17 @@ class PerformanceMonitor:
         changed: dict[str, Incident] = {}
         position = self._position
         answers: list[Answer] = []
+        estimated: list[tuple[pa.RecordBatch, Calibration]] = []
         taken = {entry.partition: entry.offset for entry in entries}
         batches = [entry.batch for entry in entries if entry.batch.num_rows]
         for batch in batches:
             before, position = position, position.after(batch)
             if position.stable.version != before.stable.version:
                 self._crown(str(position.stable.version), since=oldest_time(batch), changed=changed)
-            answers += answers_of(batch)
+            calibration = self._calibration(batch, stable=position.stable.version)
+            answers += answers_of(batch, calibration=calibration)
+            if calibration is not None:
+                estimated.append((batch, calibration))
         if drained:
             newer = max(position.evaluated_to, position.complete_to)
             position = replace(position, evaluated_to=newer)
@@ -158,12 +179,15 @@ class PerformanceMonitor:
         with self._store.step(self._saved) as connection:
             for batch in batches:
                 add_traffic(connection, traffic(batch, block_s=self._block_s))
+            for batch, calibration in estimated:
+                add_expected(connection, batch, calibration=calibration, block_s=self._block_s)
             joined = join(connection, answers=answers, labels=labels, block_s=self._block_s)
             add_joined(connection, joined)
             self._judge(connection, joined.scored, changed=changed)
             if tidy:
                 forget(connection, newest=position.tidied)
                 forget_blocks(connection, newest=position.tidied, block_s=self._block_s)
+                forget_expected(connection, newest=position.tidied, block_s=self._block_s)
             put_incidents(connection, changed.values())
             cursors = dict(self._saved.cursors)
             cursors |= cursors_of("records", taken)
@@ -173,6 +197,12 @@ class PerformanceMonitor:
         self._saved, self._position = saved, position
         if changed:
             self._incidents = self._store.incidents()
+
+    def _calibration(self, batch: pa.RecordBatch, *, stable: str | None) -> Calibration | None:
+        """What to estimate by: for the stable version's answers to clients, not for others."""
+        if batch_version(batch) != stable or batch_arm(batch) == Arm.SHADOW:
+            return None
+        return self.calibrations.of(str(stable))
 
     def _crown(self, version: str, *, since: float, changed: dict[str, Incident]) -> None:
         """Begin the reign of a version, and end the last one."""
@@ -186,6 +216,7 @@ class PerformanceMonitor:
             baseline=self._baselines[version],
             spec=self._spec,
             block_s=self._block_s,
+            calibration=self.calibrations.of(version),
         )
         self._reigns = [*self._reigns, reign][-REIGNS:]
 
@@ -232,6 +263,9 @@ class PerformanceMonitor:
             blocks = read_blocks(
                 connection, since=newest - SHOWN, until=newest, block_s=self._block_s
             )
+            expected = read_expected(
+                connection, version=str(version), since=newest - SHOWN, block_s=self._block_s
+            )
         self.metrics.publish(
             performance_metrics(
                 model=self._model,
@@ -239,6 +273,11 @@ class PerformanceMonitor:
                 blocks=[block for block in blocks if block.version == version],
                 block_s=self._block_s,
                 detector=self._reigns[-1].detector if self._reigns else None,
+                estimates=Estimates(
+                    expected,
+                    calibration=self.calibrations.of(str(version)),
+                    check=self._reigns[-1].check if self._reigns else None,
+                ),
                 incidents=self._incidents,
                 numbers=Numbers(
                     evaluated_to=self._position.evaluated_to,

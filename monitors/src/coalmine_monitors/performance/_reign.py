@@ -11,6 +11,7 @@ from coalmine.incidents import Incident
 from coalmine.spec import PerformanceSpec
 from coalmine_monitors._incidents import Finding, close, follow
 from coalmine_monitors.performance._accuracy import AccuracyDetector
+from coalmine_monitors.performance._estimate import Calibration, EstimateCheck
 from coalmine_monitors.performance._join import Scored
 
 __all__ = ["Reign"]
@@ -41,11 +42,14 @@ class Reign:
         baseline: float | None,
         spec: PerformanceSpec,
         block_s: float,
+        calibration: Calibration | None = None,
     ) -> None:
         self.incident: Incident | None = None
         """The incident while accuracy is lost."""
         self._span = _Span(version, since)
         self._baseline = baseline
+        self.check = None if calibration is None else EstimateCheck(calibration)
+        """Whether what is estimated without labels can be believed; None without estimates."""
         self.detector: AccuracyDetector | None = None
         if baseline is not None:
             self.detector = AccuracyDetector(
@@ -84,6 +88,8 @@ class Reign:
         self, row: Scored, *, model: str, onset: Callable[[Scored], float]
     ) -> Incident | None:
         """Take the next labelled row; returns the incident if that changed it."""
+        if self.check is not None and row.chance is not None:
+            self.check.update(chance=row.chance, correct=row.correct)
         detector = self.detector
         if detector is None:
             return None
@@ -114,18 +120,35 @@ class Reign:
             "baseline": self._baseline,
             "incident": None if incident is None else incident.model_dump(mode="json"),
             "detector": None if detector is None else detector.state(),
+            "check": None if self.check is None else self.check.state(),
         }
 
     @classmethod
-    def restored(cls, state: Mapping[str, Any], *, spec: PerformanceSpec, block_s: float) -> Reign:
+    def restored(
+        cls,
+        state: Mapping[str, Any],
+        *,
+        spec: PerformanceSpec,
+        block_s: float,
+        calibration: Calibration | None = None,
+    ) -> Reign:
         """The reign that gave `state`."""
-        version, since, baseline = state["version"], state["since"], state["baseline"]
-        reign = cls(version, since=since, baseline=baseline, spec=spec, block_s=block_s)
-        reign._span = _Span(version, since, state["until"])
+        version = state["version"]
+        reign = cls(
+            version,
+            since=state["since"],
+            baseline=state["baseline"],
+            spec=spec,
+            block_s=block_s,
+            calibration=calibration,
+        )
+        reign._span = _Span(version, state["since"], state["until"])
         if state["incident"] is not None:
             reign.incident = Incident.model_validate(state["incident"])
         if reign.detector is not None:
             reign.detector.restore(state["detector"])
+        if reign.check is not None and state["check"] is not None:
+            reign.check.restore(state["check"])
         return reign
 
 

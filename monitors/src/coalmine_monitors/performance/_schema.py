@@ -81,6 +81,11 @@ class PerformanceWindow(_Answer):
     accuracy: float | None
     lower: float | None
     upper: float | None
+    estimated: float | None = None
+    """What the model's own confidence says, without labels; with its interval at 95 %."""
+
+    estimated_lower: float | None = None
+    estimated_upper: float | None = None
 
 
 class Performance(_Answer):
@@ -98,4 +103,11 @@ class Performance(_Answer):
     """Natural logarithm of the evidence that accuracy is below the threshold."""
 
     log_evidence_threshold: float
+    estimate_valid: bool | None
+    """Whether the labels that came since agree with what was estimated of their rows.
+
+    False: the classes do not follow from the features as they did, and estimates are worth
+    nothing until they do. None without estimates.
+    """
+
     windows: tuple[PerformanceWindow, ...]

@@ -10,6 +10,7 @@ from prometheus_client.core import Metric
 from coalmine.incidents import Incident
 from coalmine_monitors._metrics import counter, gauge, incident_metrics
 from coalmine_monitors.performance._accuracy import AccuracyDetector
+from coalmine_monitors.performance._estimates import Estimates
 from coalmine_monitors.performance._schema import Block, PerformanceWindow
 from coalmine_monitors.performance._summary import summarise
 
@@ -34,6 +35,7 @@ def performance_metrics(
     blocks: Sequence[Block],
     block_s: float,
     detector: AccuracyDetector | None,
+    estimates: Estimates,
     incidents: Sequence[Incident],
     numbers: Numbers,
 ) -> list[Metric]:
@@ -66,7 +68,7 @@ def performance_metrics(
     metrics += incident_metrics(
         incidents, model=model, version=version, monitor="accuracy", kind="accuracy"
     )
-    metrics += _accuracy(blocks, block_s=block_s, here=here)
+    metrics += _accuracy(blocks, block_s=block_s, here=here, estimates=estimates)
     if detector is not None:
         log_evidence, needed = detector.log_evidence
         metrics += [
@@ -80,14 +82,18 @@ def performance_metrics(
     return metrics
 
 
-def _accuracy(blocks: Sequence[Block], *, block_s: float, here: tuple[str, ...]) -> list[Metric]:
-    """Realised accuracy by arm over all of `blocks`, with its interval and the labels' coverage."""
+def _accuracy(
+    blocks: Sequence[Block], *, block_s: float, here: tuple[str, ...], estimates: Estimates
+) -> list[Metric]:
+    """Accuracy by arm over all of `blocks`, realised and estimated, and the labels' coverage."""
     windows: dict[str, PerformanceWindow] = {}
     for arm in sorted({block.arm for block in blocks}):
         mine = [block for block in blocks if block.arm == arm]
         # One window that holds them all, wherever they lie.
         count = round((mine[-1].time + block_s) / block_s) + 1
-        windows[arm] = summarise(mine, block_s=block_s, blocks_per_window=count)[0]
+        windows[arm] = summarise(
+            mine, block_s=block_s, blocks_per_window=count, estimates=estimates
+        )[0]
     labels = (*_LABELS, "arm", "metric")
     known = {arm: window for arm, window in windows.items() if window.accuracy is not None}
     values = {
@@ -104,6 +110,31 @@ def _accuracy(blocks: Sequence[Block], *, block_s: float, here: tuple[str, ...])
         )
         for suffix, of in values.items()
     ]
+    guessed = {arm: window for arm, window in windows.items() if window.estimated is not None}
+    guesses = {
+        "": {arm: window.estimated for arm, window in guessed.items()},
+        "_lower": {arm: window.estimated_lower for arm, window in guessed.items()},
+        "_upper": {arm: window.estimated_upper for arm, window in guessed.items()},
+    }
+    metrics += [
+        gauge(
+            f"coalmine_performance_estimate_ratio{suffix}",
+            "Accuracy of the last minute's rows as the model's own confidence tells, without"
+            " labels, with its 95 % interval.",
+            labels=labels,
+            samples=[((*here, arm, "accuracy"), value or 0.0) for arm, value in of.items()],
+        )
+        for suffix, of in guesses.items()
+    ]
+    if estimates.valid is not None:
+        metrics.append(
+            gauge(
+                "coalmine_performance_estimate_valid",
+                "0 while the labels that come contradict the estimates.",
+                labels=_LABELS,
+                samples=[(here, float(estimates.valid))],
+            )
+        )
     metrics.append(
         gauge(
             "coalmine_label_coverage_ratio",

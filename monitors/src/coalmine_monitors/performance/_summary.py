@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from coalmine_monitors.performance._estimates import Estimates
 from coalmine_monitors.performance._schema import Block, PerformanceWindow
 
 __all__ = ["estimate_onset", "summarise"]
@@ -14,7 +15,11 @@ _Z = 1.96
 
 
 def summarise(
-    blocks: Sequence[Block], *, block_s: float, blocks_per_window: int
+    blocks: Sequence[Block],
+    *,
+    block_s: float,
+    blocks_per_window: int,
+    estimates: Estimates | None = None,
 ) -> list[PerformanceWindow]:
     """Windows of whole blocks, per arm, in order of time.
 
@@ -34,6 +39,7 @@ def summarise(
             labelled = sum(block.labelled for block in part)
             correct = sum(block.correct for block in part)
             lower, upper = _wilson(correct, labelled, effect=effect)
+            guess = None if estimates is None else estimates.of(part, block_s=block_s)
             found.append(
                 PerformanceWindow(
                     time=number * length,
@@ -45,6 +51,9 @@ def summarise(
                     accuracy=correct / labelled if labelled else None,
                     lower=lower,
                     upper=upper,
+                    estimated=None if guess is None else guess.accuracy,
+                    estimated_lower=None if guess is None else guess.lower,
+                    estimated_upper=None if guess is None else guess.upper,
                 )
             )
     return sorted(found, key=lambda window: (window.time, window.arm))

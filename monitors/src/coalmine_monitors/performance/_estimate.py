@@ -1,0 +1,224 @@
+"""Accuracy before the labels come: the model's own confidence, calibrated on its reference.
+
+A classifier that says 0.9 and is right nine times in ten tells its accuracy without a label. What
+it says is calibrated first, by isotonic regression on the reference, whose true classes are known;
+the mean of the calibrated confidence over some rows is then the accuracy to expect of them
+(confidence-based performance estimation, CBPE).
+
+That is true as long as the classes still follow from the features as they did: a shift of the
+features moves the confidence too, and is accounted for; another meaning of the same features
+(concept drift) is not seen at all. So every estimate comes with an interval, which holds while
+nothing of that kind happens, and with whether the labels that came since agree (`EstimateCheck`).
+
+Sources: Guillory et al., "Predicting with confidence on unseen distributions", 2021; Bialek et al.,
+"Estimating model performance under covariate shift without labels", 2024.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+from scipy import optimize, stats
+
+from coalmine.modeldir import Column, ModelCard
+from coalmine_monitors._rows import matrix
+
+__all__ = ["Calibration", "Estimate", "EstimateCheck", "Expected"]
+
+#: The column of a reference that holds the true class.
+TRUE_LABEL = "true_label"
+#: Contiguous parts of the reference; each is judged by a calibration on the others.
+_FOLDS = 5
+#: Windows of the reference from which the interval is made. Neighbouring rows are alike, so it
+#: takes windows rather than rows to say how far an estimate is off.
+_WINDOWS = 40
+_SMALLEST_WINDOW = 50
+_SMALLEST_REFERENCE = 500
+_LEVEL = 0.95
+#: Labelled rows that are compared with what was expected of them, at a time.
+CHECKED_ROWS = 250
+#: How far off, in standard errors, labels contradict the estimates; and agree again.
+_CONTRADICTED, _AGREED = 3.3, 2.0
+
+Floats = NDArray[np.float64]
+
+
+class Expected(NamedTuple):
+    """What to expect of some rows: sums of the chance to be right, and of its variance."""
+
+    rows: int = 0
+    right: float = 0.0
+    variance: float = 0.0
+
+    def plus(self, other: Expected) -> Expected:
+        """Both together."""
+        return Expected(
+            rows=self.rows + other.rows,
+            right=self.right + other.right,
+            variance=self.variance + other.variance,
+        )
+
+
+class Estimate(NamedTuple):
+    """An accuracy with its 95 % interval."""
+
+    accuracy: float
+    lower: float
+    upper: float
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """From what a model says of a row to the chance that it is right."""
+
+    classes: Column
+    scores: tuple[Column, ...]
+    """One column per class, in the order of the classes."""
+
+    said: Floats
+    right: Floats
+    """The chance to be right where the model says `said`, rising; linear in between."""
+
+    effect: float
+    """How much more often than independent rows the rows of a window are wrong together."""
+
+    error: float
+    """Standard error of the calibration itself."""
+
+    quantile: float
+
+    @classmethod
+    def fit(cls, reference: pa.Table, card: ModelCard) -> Calibration | None:
+        """Calibrate on a reference in time order; None if its model says no chances.
+
+        That takes an output of one class, another with one number per class, and true classes.
+        """
+        found = _outputs(card)
+        if found is None or TRUE_LABEL not in reference.schema.names:
+            return None
+        classes, scores = found
+        said, answer = _said(reference, classes, scores)
+        truth = matrix(
+            pa.table({classes.name: reference.column(TRUE_LABEL).cast(pa.string())}), (classes,)
+        )[:, 0]
+        known = np.isfinite(said) & np.isfinite(truth)
+        said, correct = said[known], (answer == truth)[known].astype(np.float64)
+        if len(said) < _SMALLEST_REFERENCE:
+            return None
+        size = max(len(said) // _WINDOWS, _SMALLEST_WINDOW)
+        windows = len(said) // size
+        expected = _held_out(said, correct)[: windows * size].reshape(windows, size)
+        off = (correct[: windows * size].reshape(windows, size) - expected).mean(axis=1)
+        usual = float((expected * (1 - expected)).mean()) / size
+        effect = max(float((off**2).mean()) / max(usual, 1e-12), 1.0)
+        curve = _isotonic(said, correct)
+        return cls(
+            classes=classes,
+            scores=scores,
+            said=curve[0],
+            right=curve[1],
+            effect=effect,
+            error=float(np.sqrt(effect * usual * size / len(said))),
+            quantile=float(stats.t.ppf((1 + _LEVEL) / 2, windows - 1)),
+        )
+
+    def chances(self, rows: pa.RecordBatch | pa.Table) -> Floats:
+        """The chance [rows] that each answer is right; NaN where the model did not say."""
+        said, _ = _said(rows, self.classes, self.scores)
+        return np.asarray(np.interp(said, self.said, self.right))
+
+    def estimate(self, expected: Expected) -> Estimate | None:
+        """The accuracy to expect; None of no rows."""
+        if not expected.rows:
+            return None
+        accuracy = expected.right / expected.rows
+        half = self.quantile * self._deviation(expected) / expected.rows
+        return Estimate(accuracy, max(accuracy - half, 0.0), min(accuracy + half, 1.0))
+
+    def distance(self, expected: Expected, correct: int) -> float:
+        """How many standard errors the right answers are off; without a sign."""
+        return abs(correct - expected.right) / max(self._deviation(expected), 1e-9)
+
+    def _deviation(self, expected: Expected) -> float:
+        """Standard deviation of the number of right answers; one may always be off by luck."""
+        chance = max(self.effect * expected.variance, 0.25)
+        return float(np.sqrt(chance + (expected.rows * self.error) ** 2))
+
+
+class EstimateCheck:
+    """Whether the labels that come agree with what was expected of their rows."""
+
+    def __init__(self, calibration: Calibration) -> None:
+        self._calibration = calibration
+        self._expected = Expected()
+        self._correct = 0
+        self.valid = True
+        """False while labels contradict the estimates."""
+
+    def update(self, *, chance: float, correct: bool) -> None:
+        """Take the next labelled row, in the order in which labels arrive."""
+        self._expected = self._expected.plus(Expected(1, chance, chance * (1 - chance)))
+        self._correct += correct
+        if self._expected.rows < CHECKED_ROWS:
+            return
+        off = self._calibration.distance(self._expected, self._correct)
+        self.valid = off < (_CONTRADICTED if self.valid else _AGREED)
+        self._expected, self._correct = Expected(), 0
+
+    def state(self) -> dict[str, Any]:
+        """Everything that `restore` needs, for JSON."""
+        return {"expected": self._expected, "correct": self._correct, "valid": self.valid}
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        """Become the check that gave `state`."""
+        self._expected = Expected(*state["expected"])
+        self._correct = int(state["correct"])
+        self.valid = bool(state["valid"])
+
+
+def _outputs(card: ModelCard) -> tuple[Column, tuple[Column, ...]] | None:
+    classes = [column for column in card.output_columns() if column.type == "categorical"]
+    if len(classes) != 1:
+        return None
+    count = len(classes[0].categories or ())
+    for tensor in card.outputs:
+        numeric = all(column.type == "numeric" for column in tensor.columns)
+        if numeric and len(tensor.columns) == count and tensor.datatype.startswith("FP"):
+            return classes[0], tensor.columns
+    return None
+
+
+def _said(
+    rows: pa.RecordBatch | pa.Table, classes: Column, scores: tuple[Column, ...]
+) -> tuple[Floats, Floats]:
+    """What the model says of the class it answers, and that class's index [rows]."""
+    answer = matrix(rows, (classes,))[:, 0]
+    known = np.isfinite(answer) & (answer >= 0) & (answer < len(scores))
+    index = np.where(known, answer, 0).astype(np.int64)
+    said = matrix(rows, scores)[np.arange(len(index)), index]
+    return np.where(known, said, np.nan), answer
+
+
+def _isotonic(said: Floats, correct: Floats) -> tuple[Floats, Floats]:
+    """The chance to be right as a rising function of what is said."""
+    order = np.argsort(said, kind="stable")
+    fitted = optimize.isotonic_regression(correct[order]).x
+    points, first = np.unique(said[order], return_index=True)
+    # Rows of which the same is said have the same chance: the mean of theirs.
+    sums = np.add.reduceat(fitted, first)
+    return points, sums / np.diff(np.append(first, len(fitted)))
+
+
+def _held_out(said: Floats, correct: Floats) -> Floats:
+    """The chance of each row by a calibration that has not seen its part of the reference."""
+    expected = np.empty_like(said)
+    for part in np.array_split(np.arange(len(said)), _FOLDS):
+        others = np.ones(len(said), dtype=np.bool_)
+        others[part] = False
+        expected[part] = np.interp(said[part], *_isotonic(said[others], correct[others]))
+    return expected
