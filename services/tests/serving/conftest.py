@@ -24,6 +24,8 @@ from onnx import TensorProto, helper, numpy_helper
 from coalmine.modeldir import MODEL_FILE, Column, ModelCard, Tensor, write_card
 from coalmine.records import create_collector, open_log
 
+from .alone import MODULE as ALONE
+
 CLASSES = ("normal", "fault", "unknown")
 
 #: A transformer whose raw input says how to treat it: sleep, refuse, break.
@@ -217,6 +219,24 @@ def start(tmp_path_factory: pytest.TempPathFactory, transformers_path: Path) -> 
         if served.process.poll() is None:
             served.process.kill()
         served.process.wait()
+
+
+@pytest.fixture(scope="module")
+def alone(start: Any, tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Any]:
+    """Start `coalmine transform` of a class above."""
+    directory = tmp_path_factory.mktemp("module")
+    (directory / "alone_examples.py").write_text(ALONE)
+
+    def start_one(name: str, *arguments: str, **more: Any) -> Any:
+        return start(
+            Path(f"alone_examples:{name}"),
+            *("--name", "toy", *arguments),
+            module="coalmine.serving._transformer_main",
+            PYTHONPATH=str(directory),
+            **more,
+        )
+
+    return start_one
 
 
 @pytest.fixture(

@@ -107,7 +107,7 @@ def test_half_a_request_is_499_too(served: Any) -> None:
 
 
 @pytest.mark.parametrize("served", ["native", "uvicorn"], indirect=True)
-def test_a_cancelled_call_of_grpc_is_499(served: Any) -> None:
+def test_a_cancelled_call_of_grpc_is_499(served: Any, collector: Any) -> None:
     with triton_grpc.InferenceServerClient(f"127.0.0.1:{served.grpc_port}") as client:
         tensors = [
             triton_grpc.InferInput("raw", [1, 4], "FP32"),
@@ -119,3 +119,7 @@ def test_a_cancelled_call_of_grpc_is_499(served: Any) -> None:
         wait_for(lambda: metric(served, "coalmine_inflight_requests") == 1)
         call.cancel()
         wait_for(lambda: metric(served, requests("grpc", 499)) == 1)
+    wait_for(lambda: collector[1].stats().rows == 1)
+    ((_, batch),) = collector[1].read(0, limit_rows=10)
+    (row,) = batch.to_pylist()
+    assert (row["protocol"], row["status"], row["error"]) == ("grpc", 499, "client closed")

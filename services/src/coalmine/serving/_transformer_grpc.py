@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping
 from typing import Any
 
@@ -144,10 +143,9 @@ class GrpcPredictor:
             host = f"{host}:{443 if self._options.ssl else 80}"
         if not self._options.ssl:
             return grpc.aio.insecure_channel(host, options=options)
-        authority = os.environ.get("REQUESTS_CA_BUNDLE")
         roots = None
-        if authority:
-            with open(authority, "rb") as file:
+        if (authorities := self._options.authorities) is not None:
+            with open(authorities, "rb") as file:
                 roots = file.read()
         return grpc.aio.secure_channel(host, grpc.ssl_channel_credentials(roots), options=options)
 

@@ -171,9 +171,9 @@ class HttpPredictor:
             ) from error
 
     def _open(self) -> aiohttp.ClientSession:
-        # KServe's controller names the cluster's own authority in this variable.
-        authority = os.environ.get("REQUESTS_CA_BUNDLE") or None
-        context = ssl.create_default_context(cafile=authority) if self._options.ssl else True
+        context: ssl.SSLContext | bool = True
+        if self._options.ssl:
+            context = ssl.create_default_context(cafile=self._options.authorities)
         return aiohttp.ClientSession(
             connector=aiohttp.TCPConnector(
                 limit=_MOST_CONNECTIONS, keepalive_timeout=_KEEP_ALIVE_SECONDS, ssl=context
@@ -184,6 +184,11 @@ class HttpPredictor:
 
 
 def _why(error: Exception) -> str:
+    if isinstance(error, aiohttp.ClientConnectorCertificateError):
+        reason = getattr(error.certificate_error, "verify_message", None)
+        return f"its certificate is not trusted: {reason or error.certificate_error}"
+    if isinstance(error, aiohttp.ClientSSLError):
+        return "it does not speak TLS"
     number: int | None = getattr(error, "errno", None)
     if number is not None and number > 0:
         return os.strerror(number)  # asyncio's own text is its call's arguments

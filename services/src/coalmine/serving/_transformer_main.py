@@ -60,6 +60,8 @@ def _parser() -> argparse.ArgumentParser:
     )  # fmt: skip
     add("--predictor_use_ssl", type=_boolean, default=False, metavar="true|false",
         help="with --predictor_host: TLS")  # fmt: skip
+    add("--predictor-ca", metavar="FILE", help="authorities whose certificates are trusted, in "
+        "PEM (default: of $REQUESTS_CA_BUNDLE or $SSL_CERT_FILE, or the system's)")  # fmt: skip
     add("--predictor-timeout", "--predictor_request_timeout_seconds",
         type=number("predictor_timeout"), default=60.0, metavar="SECONDS",
         help="for one request to the predictor (default: 60)")  # fmt: skip
@@ -104,6 +106,7 @@ def options_of(arguments: list[str]) -> ServeOptions:
             host=given.predictor_host,
             protocol=given.predictor_protocol or "v1",
             ssl=given.predictor_use_ssl,
+            ca=given.predictor_ca,
             timeout=given.predictor_timeout,
             retries=given.predictor_retries,
         )
@@ -111,9 +114,11 @@ def options_of(arguments: list[str]) -> ServeOptions:
         predictor = PredictorOptions.from_url(
             given.predictor,
             protocol=given.predictor_protocol,
+            ca=given.predictor_ca,
             timeout=given.predictor_timeout,
             retries=given.predictor_retries,
         )
+    predictor.check_authorities()
     return ServeOptions(
         model=predictor.url,
         name=given.name,

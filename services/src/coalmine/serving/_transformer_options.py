@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import ssl
 from dataclasses import dataclass
 from typing import Literal, get_args
 from urllib.parse import urlsplit
@@ -22,6 +24,10 @@ class PredictorOptions:
 
     protocol: PredictorProtocol = "v2"
     ssl: bool = False
+    ca: str | None = None
+    """File of the authorities that are trusted with TLS; None: what REQUESTS_CA_BUNDLE names (as
+    KServe's controller sets it), or SSL_CERT_FILE, or the system's."""
+
     timeout: float = 60.0
     """Seconds that one request may take there; a client's own deadline may be shorter."""
 
@@ -31,7 +37,13 @@ class PredictorOptions:
 
     @classmethod
     def from_url(
-        cls, url: str, *, protocol: str | None = None, timeout: float = 60.0, retries: int = 0
+        cls,
+        url: str,
+        *,
+        protocol: str | None = None,
+        ca: str | None = None,
+        timeout: float = 60.0,
+        retries: int = 0,
     ) -> PredictorOptions:
         """Options for `http://HOST:PORT`, https, grpc or grpcs; StartupError for anything else.
 
@@ -56,9 +68,27 @@ class PredictorOptions:
             host=parts.netloc + parts.path.rstrip("/"),
             protocol=spoken,  # type: ignore[arg-type] # it was just compared with them
             ssl=parts.scheme in ("https", "grpcs"),
+            ca=ca,
             timeout=timeout,
             retries=retries,
         )
+
+    @property
+    def authorities(self) -> str | None:
+        """The file of `ca`, or of the environment; None: the system's authorities."""
+        variables = ("REQUESTS_CA_BUNDLE", "SSL_CERT_FILE")
+        return self.ca or next(filter(None, map(os.environ.get, variables)), None)
+
+    def check_authorities(self) -> None:
+        """StartupError if TLS is asked for, and the file has no certificates."""
+        file = self.authorities
+        if not self.ssl or file is None:
+            return
+        try:
+            ssl.create_default_context(cafile=file)
+        except OSError as error:  # an SSLError is one, without words for a user
+            reason = "no certificates in it" if isinstance(error, ssl.SSLError) else error.strerror
+            raise StartupError(f"authorities of the predictor, {file}: {reason}") from error
 
     @property
     def url(self) -> str:
