@@ -82,6 +82,10 @@ def test_every_mistake_is_told_with_line_key_found_and_allowed(tmp_path: Path) -
         ("name: m\n", "model: is required"),
         ("name: [\n", "not YAML"),
         (MINIMAL + "rollout: {steps: [{weight: 50}, {weight: 10}]}\n", "weights must rise"),
+        (
+            MINIMAL + "rollout: {baseline: true, steps: [{weight: 50}, {weight: 60}]}\n",
+            "steps.1.weight: 60: with `baseline: true` at most 50",
+        ),
         (MINIMAL + "features: [{name: a}, {name: a}]\n", "listed more than once: a"),
         (MINIMAL + "features: [{name: a, range: [3, 2]}]\n", "the lower limit comes first"),
         (MINIMAL + "transformer: not-a-path\n", "transformer"),

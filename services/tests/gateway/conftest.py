@@ -9,7 +9,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -122,8 +122,8 @@ def routing() -> RoutingSpec:
     return RoutingSpec()
 
 
-@pytest.fixture
-def gateway(
+@contextmanager
+def started_gateway(
     tmp_path: Path, upstreams: dict[Arm, Process], routing: RoutingSpec
 ) -> Iterator[RunningGateway]:
     port, admin_port = free_port(), free_port()
@@ -140,5 +140,15 @@ def gateway(
     url, admin_url = f"http://127.0.0.1:{port}", f"http://127.0.0.1:{admin_port}"
     process = Process(envoy_command(directory), url=url, log=tmp_path / "envoy.log")
     process.start()
-    yield RunningGateway(directory, url, admin_url, routing, process)
-    process.kill()
+    try:
+        yield RunningGateway(directory, url, admin_url, routing, process)
+    finally:
+        process.kill()
+
+
+@pytest.fixture
+def gateway(
+    tmp_path: Path, upstreams: dict[Arm, Process], routing: RoutingSpec
+) -> Iterator[RunningGateway]:
+    with started_gateway(tmp_path, upstreams, routing) as running:
+        yield running

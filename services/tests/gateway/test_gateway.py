@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import json
 from collections import Counter
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import grpc
@@ -15,6 +17,8 @@ import pytest
 from coalmine.arms import Arm
 from coalmine.gateway import GatewayUnavailable, RouteNotApplied, RoutePlan
 from coalmine.spec import RoutingSpec
+
+from .conftest import started_gateway
 
 if TYPE_CHECKING:
     from conftest import Process, RunningGateway
@@ -105,6 +109,31 @@ async def test_sticky_callers_stay_while_the_weight_rises(gateway: RunningGatewa
     assert 10 < len(canary) < 60
     assert canary <= {user for user, arm in later.items() if arm == "canary"}
     assert salted != later, "the next rollout must not test on the same callers"
+
+
+async def test_sticky_callers_of_canary_and_baseline_stay_while_the_weights_rise(
+    tmp_path: Path, upstreams: dict[Arm, Process], routing: RoutingSpec
+) -> None:
+    # The shadow's server is the baseline's here: it says `shadow`.
+    arms = {**upstreams, Arm.BASELINE: upstreams[Arm.SHADOW]}
+    users, dealt = range(400), []
+    with started_gateway(tmp_path, arms, routing) as gateway:
+        async with gateway.control() as control, http(gateway) as client:
+            for canary in (10, 30, 50):
+                weights = {Arm.CANARY: canary, Arm.BASELINE: canary, Arm.STABLE: 100 - 2 * canary}
+                plan = RoutePlan(f"d-{canary}", weights, salt="r-1")
+                await control.apply(plan)
+                assert await control.applied() == plan
+                answers = await arms_of(client, users)
+                dealt.append(
+                    {a: {u for u in users if answers[u] == a} for a in ("canary", "shadow")}
+                )
+    for before, after in itertools.pairwise(dealt):
+        for arm in ("canary", "shadow"):
+            assert before[arm] < after[arm]
+    for share, sets in zip((0.1, 0.3, 0.5), dealt, strict=True):
+        for arm in ("canary", "shadow"):
+            assert abs(len(sets[arm]) / 400 - share) < 0.13
 
 
 async def test_the_mirror_gets_the_same_request_and_ids(

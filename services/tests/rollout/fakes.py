@@ -43,6 +43,9 @@ class FileWorld:
     never_ready: tuple[str, ...] = ()
     """Versions that do not start."""
 
+    arms_that_fail: set[Arm] = field(default_factory=set)
+    """Arms on which nothing starts."""
+
     reached: Callable[[str], None] = lambda point: None
     route_problem: Exception | None = None
     may_misroute: bool = False
@@ -131,7 +134,7 @@ class FileWorld:
 
     def _answers(self, arm: Arm, version: str | None = None) -> bool:
         entry = self._read("arms.json", {}).get(arm)
-        if entry is None or entry["version"] in self.never_ready:
+        if entry is None or entry["version"] in self.never_ready or arm in self.arms_that_fail:
             return False
         started = self.clock.time() - entry["since"] >= self.start_up
         return started and version in (None, entry["version"])

@@ -45,10 +45,16 @@ class Story:
     aborted_in: str | None = None
     """The phase in which somebody aborts it."""
 
+    baseline: bool = False
+
+    @property
+    def policy(self) -> RolloutSpec:
+        return QUICK.model_copy(update={"baseline": self.baseline})
+
 
 STORIES = (
-    Story("good", 0.95, shadow=True, outcome="promoted", champion="4"),
-    Story("broken", 0.1, shadow=False, outcome="rolled_back", champion="3"),
+    Story("good", 0.95, shadow=True, outcome="promoted", champion="4", baseline=True),
+    Story("broken", 0.1, shadow=False, outcome="rolled_back", champion="3", baseline=True),
     Story("abort", 0.95, shadow=False, outcome="aborted", champion="3", aborted_in="replace"),
 )
 

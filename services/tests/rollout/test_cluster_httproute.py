@@ -5,13 +5,13 @@ from __future__ import annotations
 import pytest
 
 from coalmine.arms import Arm
-from coalmine.gateway import RouteNotApplied
+from coalmine.gateway import RouteNotApplied, RoutePlan
 from coalmine.rollout.routers import ClusterRefused
 
 from .api_server import Object
 from .cluster_cases import on, plan
 from .controllers import ISVC, ROUTE
-from .data_planes import NAME, OnCluster, OwnRoute, model, uri
+from .data_planes import NAME, STABLE, OnCluster, OwnRoute, model, uri
 
 
 @on(OwnRoute)
@@ -32,6 +32,40 @@ async def test_the_shadow_arm_gets_copies(made: OnCluster, share: float) -> None
     assert made.cluster.mirror(NAME) is None
     router.retire(Arm.SHADOW)
     assert f"{NAME}-shadow" not in made.cluster.api.named(ISVC)
+
+
+@on(OwnRoute)
+async def test_the_baseline_is_a_third_backend_as_large_as_stable(made: OnCluster) -> None:
+    made.edit(ISVC, f"{NAME}-stable", lambda s: s["spec"]["predictor"].update(minReplicas=3))
+    router = made.router()
+    await router.apply(plan(0))
+    router.deploy(Arm.BASELINE, STABLE)
+    made.cluster.settle()
+    assert await router.ready(Arm.BASELINE, STABLE.version)
+    copied = made.cluster.api.objects[(ISVC, f"{NAME}-baseline")]["spec"]["predictor"]
+    assert copied["minReplicas"] == 3
+    assert copied["model"]["storageUri"] == uri(STABLE.version)
+
+    for canary in (10, 50):
+        beside = {Arm.CANARY: canary, Arm.BASELINE: canary, Arm.STABLE: 100 - 2 * canary}
+        weights = {arm: weight for arm, weight in beside.items() if weight}
+        step = RoutePlan(f"r1.step-{canary}", weights, salt="r1")
+        await router.apply(step)
+        assert await router.applied() == step
+        rule = made.cluster.api.objects[(ROUTE, NAME)]["spec"]["rules"][0]
+        found = {backend["name"]: backend["weight"] for backend in rule["backendRefs"]}
+        assert found == {f"{NAME}-{arm}-predictor": weight for arm, weight in weights.items()}
+        assert made.cluster.shares(NAME) == {uri("3"): 100 - canary, uri("4"): canary}
+
+    # The same model behind both: only the arms tell that the baseline lost its share.
+    made.tamper({Arm.CANARY: 50, Arm.STABLE: 50})
+    made.cluster.settle()
+    seen = await router.applied()
+    assert seen is not None
+    assert dict(seen.weights) == {Arm.CANARY: 50, Arm.STABLE: 50}
+    await router.apply(plan(0))
+    router.retire(Arm.BASELINE)
+    assert f"{NAME}-baseline" not in made.cluster.api.named(ISVC)
 
 
 @on(OwnRoute)

@@ -104,7 +104,8 @@ def play(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Play]:
     traffic = Traffic(world, clock, accuracy={"3": 0.6, "4": 0.95})
     # Only our own route can mirror.
     without = QUICK.model_copy(update={"shadow": None})
-    policy = QUICK if request.param is OwnRoute else without
+    with_all = QUICK.model_copy(update={"baseline": True})
+    policy = with_all if request.param is OwnRoute else without
     made = Play(plane, world, Stage(tmp_path, clock, world, traffic, policy=policy))
     made.watch()
     try:

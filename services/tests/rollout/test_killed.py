@@ -20,7 +20,7 @@ from coalmine.rollout._store import Entry, Held, Store
 
 from .conftest import Stage
 from .fakes import FileWorld, Traffic
-from .stories import QUICK, STORIES, Story, check_end
+from .stories import STORIES, Story, check_end
 
 
 class Killed(BaseException):
@@ -74,7 +74,7 @@ async def play(root: Path, story: Story, mine: Mine) -> Stage:
     for version in ("3", "4"):
         world.add_version(version)
     traffic = Traffic(world, clock, accuracy={"3": 0.6, "4": story.accuracy})
-    stage = Stage(root, clock, world, traffic, policy=QUICK, make_store=mined_store(mine))
+    stage = Stage(root, clock, world, traffic, policy=story.policy, make_store=mined_store(mine))
     for version, shadow in (("3", True), ("4", story.shadow)):
         for _ in range(400):
             try:

@@ -1,4 +1,4 @@
-"""`coalmine bench`: the gateway and the server as ratios; `serving` and `soak` beside the peers."""
+"""`coalmine bench`: the gateway and the server as ratios; beside the peers; rollouts under load."""
 
 from __future__ import annotations
 
@@ -195,3 +195,43 @@ def collector(
     )
     if json is not None:
         write_json(result, json)
+
+
+@app.command("chaos-rollout", epilog="Example:  coalmine bench chaos-rollout --kills 500 --seed 7")
+def chaos_rollout(
+    kills: Annotated[int, typer.Option(help="Times the controller is killed", min=1)] = 500,
+    seed: Annotated[int, typer.Option(help="Of the instants, and of what is rolled out")] = 0,
+    connections: Annotated[int, typer.Option(help="Requests at a time", min=1)] = 4,
+    directory: Annotated[
+        Path | None, typer.Option(help="Keep database, routes and logs here [default: nothing is]")
+    ] = None,
+    json: Annotated[Path | None, typer.Option(help="Write the numbers here too")] = None,
+) -> None:
+    """Kill the rollout controller at random instants of rollouts under load; exits 1 on any harm.
+
+    The gateway and the controller are the real ones. Every weight that the gateway had in force
+    must have been in the ledger before, every request be answered, and all come to rest.
+    """
+    from coalmine.cli._bench_rollout import chaos
+
+    # Told to end, it ends the processes that it started too.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    raise typer.Exit(
+        chaos(kills=kills, seed=seed, connections=connections, directory=directory, json=json)
+    )
+
+
+@app.command(epilog="Example:  coalmine bench weights --changes 100 --json weights.json")
+def weights(
+    changes: Annotated[int, typer.Option(help="Weight changes", min=1)] = 100,
+    connections: Annotated[int, typer.Option(help="Requests at a time", min=1)] = 8,
+    limit: Annotated[float, typer.Option(help="Milliseconds beyond which it exits 1")] = 50.0,
+    json: Annotated[Path | None, typer.Option(help="Write the numbers here too")] = None,
+) -> None:
+    """Change weights at the gateway under load: how long until requests are routed by them?"""
+    from coalmine.cli._bench_rollout import change_weights
+
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    raise typer.Exit(
+        change_weights(changes=changes, connections=connections, limit=limit, json=json)
+    )

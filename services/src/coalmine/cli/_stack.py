@@ -29,7 +29,7 @@ def register(app: typer.Typer) -> None:
 def up(
     file: Annotated[Path, typer.Argument(help="The model service file", metavar="FILE")],
     port: Annotated[
-        int, typer.Option(help="Port of the gateway, first of eight in a row", max=65528)
+        int, typer.Option(help="Port of the gateway, first of nine in a row", max=65527)
     ] = 8080,
     state: Annotated[
         Path | None,
@@ -87,7 +87,7 @@ def _up_table(stack: Stack) -> Table:
     rows: list[tuple[str, str]] = [
         ("gateway", "Envoy: HTTP/1.1, HTTP/2 and gRPC on one port"),
         *((name, "control app") for name in stack.services),
-        *((arm, "model server, while the arm is in use") for arm in ("stable", "canary", "shadow")),
+        *((arm.value, "model server, while the arm is in use") for arm in stack.ports.arms),
         ("admin", "Envoy's admin port"),
     ]
     if not stack.embedded_alerts:

@@ -18,7 +18,8 @@ from coalmine.spec import RoutingSpec
 
 __all__ = ["EnvoyGateway", "envoy_binary", "envoy_command"]
 
-_POLL = 0.01
+#: Envoy takes routes up within a millisecond; who does not see them at once waits longer each time.
+_FIRST_POLL, _LONGEST_POLL = 0.001, 0.05
 #: A move in a watched directory can go unnoticed (envoy#8787): it is made again after this long.
 _REWRITE = 1.0
 _REJECTIONS = ("update_rejected", "update_failure")
@@ -116,7 +117,7 @@ class EnvoyGateway:
     async def _write_and_wait(self, plan: RoutePlan, rejections: dict[str, int] | None) -> None:
         give_up = self._clock.monotonic() + self._timeout
         write_again = self._clock.monotonic()
-        problem = ""
+        problem, pause = "", _FIRST_POLL
         while self._clock.monotonic() < give_up:
             if self._clock.monotonic() >= write_again:
                 await asyncio.to_thread(self._write, plan)
@@ -134,7 +135,8 @@ class EnvoyGateway:
                 if rejections is not None and counted != rejections:
                     raise RouteNotApplied(self._why_rejected(plan))
                 rejections = counted
-            await asyncio.sleep(_POLL)
+            await asyncio.sleep(pause)
+            pause = min(2 * pause, _LONGEST_POLL)
         raise RouteNotApplied(f"{plan.decision_id}: after {self._timeout:g} s: {problem}")
 
     def _why_rejected(self, plan: RoutePlan) -> str:

@@ -32,8 +32,9 @@ _METADATA = "coalmine"
 _MILLION = 1_000_000
 _OUTDATED = "outdated"
 #: The order of the arms in the split. The canary comes first: sticky hashes below its weight are
-#: its own, so that a caller who reached it stays there as the weight rises.
-_ORDER = (Arm.CANARY, Arm.BASELINE, Arm.STABLE)
+#: its own, so that a caller who reached it stays there as the weight rises. The baseline grows from
+#: the other end, so that its callers stay too.
+_ORDER = (Arm.CANARY, Arm.STABLE, Arm.BASELINE)
 #: Waits between retries grow from the first to the second, in seconds; each is drawn at random
 #: below its limit, so that callers do not return all at once.
 _BACK_OFF = (0.025, 1.0)

@@ -75,7 +75,7 @@ def start(
         "policy": policy.model_dump(mode="json"),
         "config": rollout.config,
     }
-    store.create(rollout, Entry("started", actor, serving.decision_id, body))
+    store.create(rollout, Entry("started", actor, desired(serving, rollout).plan, body))
     return rollout
 
 
@@ -89,9 +89,9 @@ def command(
     for _ in range(_TRIES):
         rollout = store.rollout(id)
         changed = change(rollout, clock.time(), by)
-        decision = desired(Serving(stable=rollout.stable), changed).plan.decision_id
+        plan = desired(Serving(stable=rollout.stable), changed).plan
         try:
-            return store.save(changed, Entry(what, actor, decision, body))
+            return store.save(changed, Entry(what, actor, plan, body))
         except RolloutMoved:
             continue
     raise RolloutRefused(f"{id} is changing too quickly; try again")

@@ -176,8 +176,9 @@ class Controller:
             return
         model = await asyncio.to_thread(materialise, self._world.registry, version)
         decision = f"champion-{version}"
-        entry = Entry("adopted", CONTROLLER, decision, {"version": version, "digest": model.digest})
         serving = Serving(stable=model, decision_id=decision)
+        plan = desired(serving, None).plan
+        entry = Entry("adopted", CONTROLLER, plan, {"version": version, "digest": model.digest})
         await asyncio.to_thread(self._store.adopt, serving, entry, token=self._lease.token)
 
     # -- one rollout ------------------------------------------------------------------------------
@@ -275,9 +276,9 @@ class Controller:
         *,
         serving: Serving | None = None,
     ) -> Rollout:
-        decision = desired(serving or Serving(), rollout).plan.decision_id
+        plan = desired(serving or Serving(), rollout).plan
         token = self._lease.token
-        entry = Entry(kind, CONTROLLER, decision, {**(body or {}), "controller": token})
+        entry = Entry(kind, CONTROLLER, plan, {**(body or {}), "controller": token})
         return await asyncio.to_thread(
             self._store.save, rollout, entry, token=token, serving=serving
         )

@@ -60,7 +60,11 @@ def whole(shown: Rollout, ledger: list[LedgerEntry], *, controller: Controller) 
 
 
 def _weights(shown: Rollout) -> dict[str, int]:
-    return {"stable": 100 - shown.weight, "canary": shown.weight} if shown.under_way else {}
+    if not shown.under_way:
+        return {}
+    stays = 100 - shown.weight - shown.baseline
+    weights = {"stable": stays, "canary": shown.weight}
+    return {**weights, "baseline": shown.baseline} if shown.policy.baseline else weights
 
 
 def _evidence(

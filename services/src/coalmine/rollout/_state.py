@@ -10,7 +10,7 @@ at any instruction carries on by comparing the world with it::
       +----------+----------+--------------+-----------+--> REVERT --> DONE (rolled_back, aborted)
 
     SHADOW   requests are mirrored to the candidate, its answers discarded
-    STEP     the canary answers the step's share of requests
+    STEP     the canary answers the step's share of requests, and so does the baseline, if any
     SWITCH   the canary answers all of them, so that the stable arm can be restarted
     REPLACE  the stable arm restarts with the candidate
     SETTLE   the stable arm answers all requests, the canary is retired; a first champion starts
@@ -163,6 +163,11 @@ class Rollout(_Frozen):
         return 100 if self.phase in (Phase.SWITCH, Phase.REPLACE) else 0
 
     @property
+    def baseline(self) -> int:
+        """The percent of the second copy of stable: the canary's, while the two are compared."""
+        return self.weight if self.phase is Phase.STEP and self.policy.baseline else 0
+
+    @property
     def config(self) -> str:
         """The digest of the policy it runs by."""
         return "sha256:" + hashlib.sha256(self.policy.model_dump_json().encode()).hexdigest()
@@ -292,11 +297,15 @@ def desired(serving: Serving, rollout: Rollout | None) -> Desired:
         mirror = (Arm.SHADOW, share)
     elif rollout.phase is Phase.STEP:
         name, arms = f"step-{rollout.step + 1}", {Arm.STABLE: stable, Arm.CANARY: candidate}
+        if rollout.baseline:
+            arms[Arm.BASELINE] = stable
     else:
         name = "switch"
         first = stable if rollout.phase is Phase.SWITCH else candidate
         arms = {Arm.STABLE: first, Arm.CANARY: candidate}
-    weights = {Arm.STABLE: 100 - rollout.weight, Arm.CANARY: rollout.weight}
+    beside = rollout.baseline
+    stays = 100 - rollout.weight - beside
+    weights = {Arm.CANARY: rollout.weight, Arm.BASELINE: beside, Arm.STABLE: stays}
     plan = RoutePlan(
         f"{rollout.id}.{name}",
         {arm: weight for arm, weight in weights.items() if weight},

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from coalmine.clock import Clock
+from coalmine.gateway import RoutePlan
 from coalmine.rollout._errors import LeaseLost, RolloutMoved, RolloutRefused, UnknownRollout
 from coalmine.rollout._state import Rollout, Serving
 
@@ -54,8 +55,8 @@ class Entry:
 
     kind: str
     actor: str
-    decision: str
-    """The decision id that the routes carry from here on."""
+    plan: RoutePlan
+    """The routes from here on: what the data plane shows is by the time it shows it in here."""
 
     body: dict[str, Any] = field(default_factory=dict)
 
@@ -265,12 +266,12 @@ class Store:
             ).fetchall()
         return dict(rows)
 
-    def ledger(self, rollout: str) -> list[LedgerEntry]:
-        """A rollout's entries, oldest first."""
+    def ledger(self, rollout: str | None = None) -> list[LedgerEntry]:
+        """A rollout's entries, oldest first; None: all there are."""
         with self._lock:
             rows = self._db.execute(
                 "SELECT number, rollout, time, kind, actor, state, stage, decision, body "
-                "FROM ledger WHERE rollout = ? ORDER BY number",
+                "FROM ledger WHERE ?1 IS NULL OR rollout = ?1 ORDER BY number",
                 (rollout,),
             ).fetchall()
         return [_ledger_entry(row) for row in rows]
@@ -300,8 +301,8 @@ class Store:
             "INSERT INTO ledger (rollout, state, stage, time, actor, kind, decision, body) "
             "VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
             (
-                *(*about, self._clock.time(), entry.actor, entry.kind, entry.decision),
-                json.dumps(entry.body, allow_nan=False),
+                *(*about, self._clock.time(), entry.actor, entry.kind, entry.plan.decision_id),
+                json.dumps({**entry.body, "routes": _routes(entry.plan)}, allow_nan=False),
             ),
         )
 
@@ -316,6 +317,11 @@ class Store:
                 if self._db.in_transaction:
                     self._db.execute("ROLLBACK")
                 raise
+
+
+def _routes(plan: RoutePlan) -> dict[str, Any]:
+    mirror = None if plan.mirror is None else [plan.mirror[0].value, plan.mirror[1]]
+    return {"weights": {arm.value: share for arm, share in plan.weights.items()}, "mirror": mirror}
 
 
 def _ledger_entry(row: tuple[Any, ...]) -> LedgerEntry:

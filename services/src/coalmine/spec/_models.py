@@ -158,6 +158,10 @@ class RolloutSpec(_Spec):
         StepSpec(weight=10),
         StepSpec(weight=50),
     )
+    baseline: bool = False
+    """Whether a second copy of stable, as young and as busy as the canary, is started beside it in
+    the weight steps, and the canary is judged against that: costs one more server meanwhile."""
+
     guards: GuardsSpec = GuardsSpec()
     significance: Annotated[float, Field(gt=0, lt=0.5)] = 0.05
     """False-alarm budget of a whole rollout: 3/4 for false rollbacks, 1/4 for false promotions."""
@@ -177,6 +181,14 @@ class RolloutSpec(_Spec):
         weights = [step.weight for step in self.steps]
         if weights != sorted(set(weights)):
             raise ValueError(f"steps: weights must rise from step to step, found {weights}")
+        if self.baseline:
+            # 100 is no step in which anything is compared.
+            for place, weight in enumerate(weights):
+                if 50 < weight < 100:
+                    raise ValueError(
+                        f"steps.{place}.weight: {weight}: with `baseline: true` at most 50, since "
+                        "the baseline gets as many requests as the canary"
+                    )
         return self
 
 

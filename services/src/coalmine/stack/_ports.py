@@ -1,4 +1,4 @@
-"""The ports of a local stack: eight in a row, so that one number moves them all."""
+"""The ports of a local stack: nine in a row, so that one number moves them all."""
 
 from __future__ import annotations
 
@@ -39,7 +39,8 @@ class Ports:
     def arms(self) -> dict[Arm, int]:
         """The model servers."""
         arms = (Arm.STABLE, Arm.CANARY, Arm.SHADOW)
-        return {arm: self.gateway + 3 + place for place, arm in enumerate(arms)}
+        ports = {arm: self.gateway + 3 + place for place, arm in enumerate(arms)}
+        return {**ports, Arm.BASELINE: self.gateway + 8}
 
     @property
     def prometheus(self) -> int:
@@ -75,7 +76,7 @@ def check_ports(ports: Ports) -> None:
         noun = "port" if len(taken) == 1 else "ports"
         raise PortsTakenError(
             f"{noun} in use: {', '.join(taken)}; the stack takes {ports.gateway} to "
-            f"{ports.alertmanager}, move it with: --port {ports.gateway + 1000}"
+            f"{max(ports.by_part().values())}, move it with: --port {ports.gateway + 1000}"
         )
 
 

@@ -13,7 +13,7 @@ import copy
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Self
+from typing import Self, TypeVar
 
 from coalmine.arms import Arm
 from coalmine.clock import SYSTEM_CLOCK, Clock
@@ -27,6 +27,8 @@ __all__ = ["ClusterDataPlane", "ModelUri", "Observed", "Uris"]
 
 #: Which model an arm should run, by its storage URI.
 Uris = Mapping[Arm, str]
+
+K = TypeVar("K")
 
 #: The decision of a state that this process did not bring about.
 _OBSERVED = "observed"
@@ -58,6 +60,9 @@ class Observed:
     shares: Mapping[str, int]
     """Percent of requests, by the storage URI of the model that answers them."""
 
+    by_arm: Mapping[Arm, int] | None = None
+    """Percent by arm, where arms are told apart that run the same model; None: they are not."""
+
     mirror: tuple[str, float] | None = None
     """The model that sees copies of requests, and their share."""
 
@@ -76,14 +81,16 @@ class Observed:
             return False
         if plan.weights.get(Arm.CANARY) and self.unready is not None:
             return False
+        if self.by_arm is not None and _positive(self.by_arm) != _positive(plan.weights):
+            return False
         mirror = None
         if plan.mirror is not None:
             mirror = (uris.get(plan.mirror[0]), plan.mirror[1])
         return _positive(self.shares) == _wanted(plan, uris) and self.mirror == mirror
 
 
-def _positive(shares: Mapping[str, int]) -> dict[str, int]:
-    return {uri: share for uri, share in shares.items() if share}
+def _positive(shares: Mapping[K, int]) -> dict[K, int]:
+    return {key: share for key, share in shares.items() if share}
 
 
 def _wanted(plan: RoutePlan, uris: Uris) -> dict[str, int]:
@@ -322,6 +329,8 @@ def _plan_of(observed: Observed, uris: Uris) -> RoutePlan | None:
     if not models <= arm_of.keys() or sum(shares.values()) != 100:
         return None
     weights = {arm_of[uri]: share for uri, share in shares.items()}
+    if observed.by_arm is not None and sum(observed.by_arm.values()) == 100:
+        weights = _positive(observed.by_arm)
     if Arm.SHADOW in weights:
         return None
     mirror = (arm_of[observed.mirror[0]], observed.mirror[1]) if observed.mirror else None

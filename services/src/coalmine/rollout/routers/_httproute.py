@@ -31,7 +31,7 @@ _MILLION = 1_000_000
 class HttpRoute(ClusterDataPlane):
     """One InferenceService for each arm, in deployment mode `Standard`, behind one HTTPRoute."""
 
-    arms = frozenset({Arm.STABLE, Arm.CANARY, Arm.SHADOW})
+    arms = frozenset(Arm)
     mirrors = True
 
     def __init__(
@@ -73,7 +73,7 @@ class HttpRoute(ClusterDataPlane):
 
     def _check_running(self, plan: RoutePlan, uris: Uris) -> None:
         """Refuse requests to a candidate that cannot answer; the way back to stable is free."""
-        arms = [Arm.CANARY] if plan.weights.get(Arm.CANARY) else []
+        arms = [arm for arm in (Arm.CANARY, Arm.BASELINE) if plan.weights.get(arm)]
         arms += [plan.mirror[0]] if plan.mirror else []
         for arm in arms:
             running = self._model(self._service_of(arm))
@@ -93,8 +93,8 @@ class HttpRoute(ClusterDataPlane):
         return backend_shares(route) == weights and _mirror_of(route) == mirror
 
     def _backends(self, plan: RoutePlan, uris: Uris) -> dict[str, int]:
-        # The canary first, as at the Envoy gateway: gateways that hash callers keep them then.
-        order = (Arm.CANARY, Arm.STABLE)
+        # As at the Envoy gateway: gateways that hash callers keep them then as weights rise.
+        order = (Arm.CANARY, Arm.STABLE, Arm.BASELINE)
         return {self._service_of(arm): plan.weights[arm] for arm in order if arm in plan.weights}
 
     def _observe(self, uris: Uris) -> Observed:
@@ -110,7 +110,13 @@ class HttpRoute(ClusterDataPlane):
             model = self._model(name) or name
             shares[model] = shares.get(model, 0) + share
         copies = None if mirror is None else (self._model(mirror[0]) or mirror[0], mirror[1])
-        return Observed(shares=shares, mirror=copies, stale=stale, refused=taken.refused)
+        return Observed(
+            shares=shares,
+            by_arm={arm: (weights or {}).get(self._service_of(arm), 0) for arm in uris},
+            mirror=copies,
+            stale=stale,
+            refused=taken.refused,
+        )
 
     def _model(self, service: str) -> str | None:
         """The model behind a service: its own predictor's, or that of its transformer."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from coalmine.arms import Arm
 from coalmine.clock import SYSTEM_CLOCK, Clock
 from coalmine.rollout.routers._access import cluster_access
 from coalmine.rollout.routers._cluster import ClusterDataPlane, ModelUri
@@ -40,6 +41,11 @@ def open_data_plane(
         raise ClusterConfigError(
             f"rollout.shadow: {spec.router} cannot mirror requests; set it to null, or use "
             "`cluster.router: httproute`"
+        )
+    if service.rollout.baseline and Arm.BASELINE not in _KINDS[spec.router].arms:
+        raise ClusterConfigError(
+            f"rollout.baseline: {spec.router} has no third arm for a second copy of stable; set it "
+            "to false, or use `cluster.router: httproute`"
         )
     api = Kubernetes(cluster_access(environ), namespace=spec.namespace)
     name = spec.inference_service or service.name
