@@ -157,6 +157,11 @@ async def test_a_correction_without_a_time_wins_though_the_clock_was_set_back(
         (b'{"labels": [{"request_id": "a", "label": ""}]}', "labels.0.label"),
         (b'{"labels": [{"request_id": "a", "label": "x", "row": -1}]}', "labels.0.row"),
         (b'{"labels": [{"request_id": "a", "label": "x", "time": 1e999}]}', "labels.0.time"),
+        (
+            b'{"labels": [{"request_id": "a", "label": "x"},'
+            b' {"request_id": "a", "label": "x", "time": 10301}]}',
+            "labels.1.time: 10301 is in the future",
+        ),
         (b'{"labels": [{"request_id": "a", "label": "x", "lable": 1}]}', "labels.0.lable"),
     ],
 )

@@ -289,3 +289,11 @@ def processes_of(run_id: str) -> list[int]:
         except psutil.Error:
             continue
     return found
+
+
+@pytest.fixture(scope="session")
+def stage(tmp_path_factory: pytest.TempPathFactory) -> Any:
+    """The reference application's champion, and what it has answered."""
+    from .fleet import make_stage  # it imports the simulator, which few tests need
+
+    return make_stage(tmp_path_factory.mktemp("stage"))

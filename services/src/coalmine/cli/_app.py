@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import typer
 
-from coalmine.cli import _bench, _demo, _label, _retrain, _rollout, _service, _stack
+from coalmine.cli import _bench, _data, _demo, _label, _retrain, _rollout, _service, _stack
 
 __all__ = ["app"]
 
@@ -28,4 +28,5 @@ _demo.register(app)
 app.add_typer(_bench.app, name="bench")
 app.add_typer(_rollout.app, name="rollout")
 app.add_typer(_retrain.app, name="retrain")
+app.add_typer(_data.app, name="data")
 _label.register(app)

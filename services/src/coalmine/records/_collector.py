@@ -53,6 +53,8 @@ _T = TypeVar("_T")
 _MAX_BODY = 64 * 1024**2
 #: Bodies waiting for the disk; beyond it the log is behind, and emitters keep their records.
 _MAX_WAITING = 128 * 1024**2
+#: Seconds that the clock of whoever labels may be ahead of ours.
+_AHEAD = 300.0
 _RETRY_AFTER = {"retry-after": "1"}
 
 #: The edge's table: domain errors know no HTTP.
@@ -65,6 +67,10 @@ _STATUS: dict[type[Exception], int] = {
 
 
 class _TooLargeError(Exception):
+    pass
+
+
+class _FutureError(Exception):
     pass
 
 
@@ -163,12 +169,14 @@ class _Collector:
     def _label(self, body: bytes) -> LabelCounts:
         # A label without a time is the newest, also after the clock was set back.
         now = self._latest = max(self._latest, self._clock.time())
+        labels = _Labels.model_validate_json(body).labels
+        _refuse_future(labels, now=now)
         return self._log.put_labels(
             [
                 Label(
                     item.request_id, item.label, now if item.time is None else item.time, item.row
                 )
-                for item in _Labels.model_validate_json(body).labels
+                for item in labels
             ]
         )
 
@@ -224,7 +232,7 @@ def create_collector(
             await asyncio.to_thread(collector.close)
 
     app = FastAPI(title="Coalmine collector", lifespan=lifespan)
-    for error in (RecordsError, ValidationError, _TooLargeError, _BehindError):
+    for error in (RecordsError, ValidationError, _TooLargeError, _BehindError, _FutureError):
         app.add_exception_handler(error, _answer_error)
 
     # Not a route of FastAPI's, which costs more than the rest: this one is busy.
@@ -255,6 +263,16 @@ def create_collector(
         return Response(await collector.exposition(), media_type=CONTENT_TYPE_LATEST)
 
     return app
+
+
+def _refuse_future(labels: list[_Label], *, now: float) -> None:
+    """A label dated in the future would outlive every correction; milliseconds look like one."""
+    for number, item in enumerate(labels):
+        if item.time is not None and item.time > now + _AHEAD:
+            raise _FutureError(
+                f"labels.{number}.time: {item.time:g} is in the future; give seconds since the "
+                "epoch. No label of this body is stored"
+            )
 
 
 async def _body(request: Request) -> bytes:

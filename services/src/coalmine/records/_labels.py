@@ -67,9 +67,12 @@ def refresh(
     return after
 
 
-def join_labels(connection: sqlite3.Connection, records: pa.Table) -> pa.Table:
-    """The records that have a label, with the newest as the column `true_label`."""
-    newest = _newest(connection, pc.unique(records.column("request_id")).to_pylist())
+def join_labels(
+    connection: sqlite3.Connection, records: pa.Table, *, up_to: int | None = None
+) -> pa.Table:
+    """The records that have a label, with the newest (up to an offset) as column `true_label`."""
+    ids = pc.unique(records.column("request_id")).to_pylist()
+    newest = _newest(connection, ids, 2**62 if up_to is None else up_to)
     keys = zip(
         records.column("request_id").to_pylist(), records.column("row").to_pylist(), strict=True
     )
@@ -80,7 +83,9 @@ def join_labels(connection: sqlite3.Connection, records: pa.Table) -> pa.Table:
     return records.append_column("true_label", column).filter(pc.is_valid(column))
 
 
-def _newest(connection: sqlite3.Connection, ids: list[str]) -> dict[tuple[str, int], str]:
+def _newest(
+    connection: sqlite3.Connection, ids: list[str], up_to: int
+) -> dict[tuple[str, int], str]:
     """The newest label of each row of some requests."""
     newest: dict[tuple[str, int], str] = {}
     for start in range(0, len(ids), _PARAMETERS):
@@ -88,8 +93,9 @@ def _newest(connection: sqlite3.Connection, ids: list[str]) -> dict[tuple[str, i
         # SQLite takes the other columns of a group from the row where max() is.
         rows = connection.execute(
             "SELECT request_id, row, label, max(offset) FROM labels"
-            f" WHERE request_id IN ({', '.join('?' * len(some))}) GROUP BY request_id, row",
-            some,
+            f" WHERE request_id IN ({', '.join('?' * len(some))}) AND offset <= ?"
+            " GROUP BY request_id, row",
+            [*some, up_to],
         )
         newest.update({(request_id, row): label for request_id, row, label, _ in rows})
     return newest

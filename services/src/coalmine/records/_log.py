@@ -92,6 +92,10 @@ class RecordLog(_Protocol):
         """Labels with an offset above `after`, corrections included, in the order of arrival."""
         ...
 
+    def end_label(self) -> int:
+        """The offset of the newest label, 0 if there is none."""
+        ...
+
     def labelled(
         self,
         model_version: str | None = None,
@@ -99,8 +103,12 @@ class RecordLog(_Protocol):
         until: float | None = None,
         *,
         arms: Collection[str] | None = None,
+        labels_up_to: int | None = None,
     ) -> pa.Table:
         """Records that have a label, with it as `true_label` (string), ordered by time.
+
+        With `labels_up_to`, an offset of labels, as it was when that was the newest: the same rows
+        as then, whatever has been labelled or corrected since.
 
         Record time in [since, until), seconds since the epoch. A row answered by two arms is there
         for each: name the `arms` to have it once. Columns that a version lacks are null.

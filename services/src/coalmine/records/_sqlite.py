@@ -144,6 +144,12 @@ class SqliteRecordLog:
             ).fetchall()
         return [Label(*row) for row in rows]
 
+    def end_label(self) -> int:
+        """See `RecordLog.end_label`."""
+        with translated(), self._readers.lend() as connection:
+            (offset,) = connection.execute("SELECT coalesce(max(offset), 0) FROM labels").fetchone()
+        return int(offset)
+
     def labelled(
         self,
         model_version: str | None = None,
@@ -151,6 +157,7 @@ class SqliteRecordLog:
         until: float | None = None,
         *,
         arms: Collection[str] | None = None,
+        labels_up_to: int | None = None,
     ) -> pa.Table:
         """See `RecordLog.labelled`."""
         low = None if since is None else round(since * 1_000_000)
@@ -167,7 +174,7 @@ class SqliteRecordLog:
         with translated(), self._readers.lend() as connection:
             found = (batch for _, batch in _batches(connection, where, values))
             for table in _chunks(found):
-                joined = join_labels(connection, _between(table, low, high))
+                joined = join_labels(connection, _between(table, low, high), up_to=labels_up_to)
                 if joined.num_rows or not tables:
                     tables.append(joined)
         if not tables:

@@ -16,8 +16,19 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from coalmine.clock import SYSTEM_CLOCK, Clock
+from coalmine.retraining._datasets import (
+    copy_stored,
+    describe_training_set,
+    difference,
+    ensure_stored,
+    find_training_set,
+    list_training_sets,
+    recreate,
+)
 from coalmine.retraining._errors import (
     DataInvalid,
+    DatasetChanged,
+    DatasetMissing,
     DigestMismatch,
     ModelInvalid,
     NotEnoughData,
@@ -29,6 +40,7 @@ from coalmine.retraining._errors import (
     WebhookInvalid,
 )
 from coalmine.retraining._events import emit_event, read_events_of_run, step
+from coalmine.retraining._files import file_digest
 from coalmine.retraining._kfp import compile_pipeline
 from coalmine.retraining._lineage import Lineage
 from coalmine.retraining._mlflow import load_mlflow
@@ -49,6 +61,8 @@ if TYPE_CHECKING:
 
 __all__ = [
     "DataInvalid",
+    "DatasetChanged",
+    "DatasetMissing",
     "DigestMismatch",
     "Lineage",
     "MlflowRegistry",
@@ -65,13 +79,21 @@ __all__ = [
     "WebhookInvalid",
     "Window",
     "compile_pipeline",
+    "copy_stored",
     "create_app",
+    "describe_training_set",
+    "difference",
     "emit_event",
+    "ensure_stored",
+    "file_digest",
+    "find_training_set",
+    "list_training_sets",
     "load_mlflow",
     "local_registry",
     "notify",
     "read_events_of_run",
     "recent_rows",
+    "recreate",
     "register_directory",
     "step",
 ]

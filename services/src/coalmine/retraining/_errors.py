@@ -7,6 +7,8 @@ RetrainingError
   RegistryError        the registry cannot do what was asked
     UnknownVersion     no such model version
     DigestMismatch     what was stored is not what was registered
+  DatasetMissing       a training set, or what it was made from, is not there
+  DatasetChanged       what was made again is not what it was
   WebhookInvalid       a webhook body that is not Alertmanager's
   RunRefused           a manual run that the policy does not allow now; the message is the reason
   UnknownRun           no such run
@@ -17,6 +19,8 @@ from __future__ import annotations
 
 __all__ = [
     "DataInvalid",
+    "DatasetChanged",
+    "DatasetMissing",
     "DigestMismatch",
     "ModelInvalid",
     "NotEnoughData",
@@ -60,6 +64,14 @@ class UnknownVersion(RegistryError):
 
 class DigestMismatch(RegistryError):
     """What was stored is not what was registered."""
+
+
+class DatasetMissing(RetrainingError):
+    """A training set, or what it was made from, is not there."""
+
+
+class DatasetChanged(RetrainingError):
+    """A training set that was made again, or kept, is not what it was."""
 
 
 class WebhookInvalid(RetrainingError):

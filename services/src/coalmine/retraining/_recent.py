@@ -29,6 +29,8 @@ class Window:
     version: str
     since: float
     until: float
+    labels: int | None = None
+    """Offset of the newest label that counts; None: of all that are there."""
 
 
 def recent_rows(
@@ -73,7 +75,9 @@ def count_labelled(log: RecordLog, window: Window) -> int:
 
 
 def _labels(log: RecordLog, window: Window) -> pa.Table:
-    table = log.labelled(window.version, window.since, window.until, arms=_ARMS)
+    table = log.labelled(
+        window.version, window.since, window.until, arms=_ARMS, labels_up_to=window.labels
+    )
     return _last_of_each(table.select([*_KEY, "true_label"]))
 
 

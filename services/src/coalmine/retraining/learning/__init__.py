@@ -8,6 +8,11 @@ that use them.
 from coalmine.retraining.learning._decide import Decision, Gate, decide
 from coalmine.retraining.learning._evaluate import Paired, classification_report, compare
 from coalmine.retraining.learning._imports import without_data_frames
+from coalmine.retraining.learning._labels import (
+    LabelLimits,
+    check_labels,
+    leave_out_unknown,
+)
 from coalmine.retraining.learning._onnx import (
     Network,
     Parity,
@@ -24,6 +29,7 @@ from coalmine.retraining.learning._rows import (
     class_indices,
     feature_matrix,
     having,
+    labelled_rows,
     read_rows,
     split_history,
     split_recent,
@@ -45,11 +51,13 @@ __all__ = [
     "Decision",
     "Expect",
     "Gate",
+    "LabelLimits",
     "Network",
     "Paired",
     "Parity",
     "Trained",
     "build_reference",
+    "check_labels",
     "check_parity",
     "class_indices",
     "classification_report",
@@ -59,6 +67,8 @@ __all__ = [
     "export_onnx",
     "feature_matrix",
     "having",
+    "labelled_rows",
+    "leave_out_unknown",
     "parity_inputs",
     "read_rows",
     "split_history",

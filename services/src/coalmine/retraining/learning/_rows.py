@@ -87,6 +87,11 @@ def is_labelled(rows: pa.Table) -> np.ndarray:
     return found
 
 
+def labelled_rows(rows: pa.Table) -> pa.Table:
+    """The rows that have a label: what a training set holds."""
+    return rows.filter(is_labelled(rows))
+
+
 def having(rows: pa.Table, **wanted: str) -> pa.Table:
     """The rows whose columns have these values."""
     kept = np.ones(rows.num_rows, dtype=bool)
@@ -115,7 +120,7 @@ def store_training_set(rows: pa.Table, *, data: Path) -> str:
     data.mkdir(parents=True, exist_ok=True)
     scratch = data / f".{os.getpid()}.parquet"
     try:
-        write_rows(rows.filter(is_labelled(rows)), scratch)
+        write_rows(labelled_rows(rows), scratch)
         digest = file_digest(scratch)
         os.replace(scratch, training_set_path(digest, data=data))
     finally:

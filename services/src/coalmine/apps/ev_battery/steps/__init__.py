@@ -12,6 +12,7 @@ from coalmine.apps.ev_battery.steps._data import (
     ingest_file,
     ingest_records,
     ingest_simulated,
+    recreate_training_set,
     validate_data,
 )
 from coalmine.apps.ev_battery.steps._model import decide, evaluate, train_fault_classifier
@@ -35,6 +36,7 @@ __all__ = [
     "ingest_simulated",
     "notify_outcome",
     "record_rejection",
+    "recreate_training_set",
     "register_model",
     "set_up_drift_monitoring",
     "train_fault_classifier",

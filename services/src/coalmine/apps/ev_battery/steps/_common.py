@@ -7,7 +7,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from coalmine.modeldir import MODEL_CARD, Column
+import numpy as np
+
+from coalmine.apps.ev_battery._world import CLASSES
+from coalmine.modeldir import MODEL_CARD, Column, load_card
 from coalmine.retraining import MlflowRegistry
 from coalmine_transformers.battery import FEATURES
 
@@ -15,6 +18,7 @@ FEATURE_NAMES = tuple(feature.name for feature in FEATURES)
 COLUMNS = tuple(Column(name=feature.name, unit=feature.unit) for feature in FEATURES)
 
 HISTORY, RECENT, ROWS, FACTS = "history.parquet", "recent.parquet", "rows.parquet", "facts.json"
+SOURCE = "source.json"
 TRAINED, CROSS_FITTED, NATIVE = "trained.json", "cross_fitted.npz", "native.npz"
 BOOSTER = "lightgbm.txt"
 EVALUATION, PARITY, DECISION = "evaluation.json", "parity.json", "decision.json"
@@ -57,3 +61,11 @@ def write_json(path: Path, content: Any) -> None:
 def read_json(path: Path) -> Any:
     """Read what `write_json` wrote."""
     return json.loads(path.read_text(encoding="utf-8"))
+
+
+def as_classes(labels: np.ndarray, directory: Path) -> np.ndarray:
+    """A model's label indices as indices into CLASSES, -1 for what is none of them."""
+    names = next(c.categories for c in load_card(directory).output_columns() if c.categories)
+    place = {name: index for index, name in enumerate(CLASSES)}
+    found: np.ndarray = np.asarray([place.get(name, -1) for name in names])[labels]
+    return found

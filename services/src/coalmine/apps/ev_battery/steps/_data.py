@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,11 +17,24 @@ from coalmine.apps.ev_battery.steps._common import (
     HISTORY,
     RECENT,
     ROWS,
+    SOURCE,
     Champion,
+    as_classes,
+    read_json,
     write_json,
 )
-from coalmine.modeldir import load_card
-from coalmine.retraining import DataInvalid, NotEnoughData, learning, step
+from coalmine.modeldir import MODEL_FILE, load_card
+from coalmine.retraining import (
+    DataInvalid,
+    DatasetChanged,
+    DatasetMissing,
+    NotEnoughData,
+    describe_training_set,
+    ensure_stored,
+    file_digest,
+    learning,
+    step,
+)
 from coalmine_transformers.battery import BatteryTransformer
 
 if TYPE_CHECKING:
@@ -49,6 +63,8 @@ class Present:
     version: str
     since: float
     until: float
+    labels: int | None = None
+    """Offset of the newest label that counts; None: of all that are there when it is read."""
 
 
 def ingest_simulated(out: Path, *, seed: int, window_rows: int) -> None:
@@ -56,6 +72,7 @@ def ingest_simulated(out: Path, *, seed: int, window_rows: int) -> None:
     from coalmine.apps.ev_battery import FleetConfig, reference_stream, training_history
 
     with step("ingest-telemetry"), learning.without_data_frames():
+        _note_source(out, {"kind": "simulated", "seed": seed, "window_rows": window_rows})
         config = FleetConfig(seed=seed)
         recent = max(RECENT_WINDOWS, round(_SPARE * learning.MIN_WINDOWS * window_rows))
         _write_telemetry(out, training_history(config, HISTORY_WINDOWS), HISTORY)
@@ -67,6 +84,9 @@ def ingest_file(out: Path, *, telemetry: Path) -> None:
     from coalmine.apps.ev_battery import read_telemetry
 
     with step("ingest-telemetry"), learning.without_data_frames():
+        digest = file_digest(telemetry)
+        source = {"kind": "file", "path": str(telemetry.absolute()), "digest": digest}
+        _note_source(out, source)
         everything = read_telemetry(telemetry)
         # An upload is recent as a whole: its windows must not judge what its windows taught.
         uploads, upload = np.unique(everything.upload, return_inverse=True)
@@ -85,11 +105,13 @@ def ingest_records(out: Path, *, present: Present) -> None:
     with step("ingest-telemetry"), learning.without_data_frames():
         log = open_log(present.log_uri)
         try:
-            window = Window(present.version, present.since, present.until)
+            # What is labelled from here on is for another run: this one can be made again.
+            labels = log.end_label() if present.labels is None else present.labels
+            window = Window(present.version, present.since, present.until, labels)
             rows = recent_rows(log, window, features=FEATURE_NAMES, limit=MAX_RECENT_ROWS)
         finally:
             log.close()
-        out.mkdir(parents=True, exist_ok=True)
+        _note_source(out, {"kind": "records", **asdict(replace(present, labels=labels))})
         learning.write_rows(rows, out / RECENT)
 
 
@@ -114,18 +136,16 @@ def generate_features(telemetry: Path, out: Path, *, champion: Champion, data: P
 
     Raw windows go through the transformer that serves; records hold its features already.
     """
-    import pyarrow as pa
-
     with step("generate-features"), learning.without_data_frames():
         directory = champion.directory()
-        if directory is None:
-            parts = _first_rows(telemetry)
-        else:
-            recent = learning.split_recent(learning.read_rows(telemetry / RECENT))
-            parts = [_known_rows(directory, data), learning.with_texts(recent, origin="recent")]
-        columns = [*FEATURE_NAMES, *learning.META_COLUMNS]
-        rows = pa.concat_tables([part.select(columns) for part in parts]).combine_chunks()
+        parent = None if directory is None else _training_data(directory, data)
+        rows = _rows(telemetry, parent=parent, data=data)
+        if directory is not None:
+            _check_labels(learning.having(rows, origin="recent"), directory)
         digest = learning.store_training_set(rows, data=data)
+        describe_training_set(
+            digest, data=data, recipe=_RECIPE, source=read_json(telemetry / SOURCE), parent=parent
+        )
         out.mkdir(parents=True, exist_ok=True)
         learning.write_rows(rows, out / ROWS)
         facts = {
@@ -137,6 +157,52 @@ def generate_features(telemetry: Path, out: Path, *, champion: Champion, data: P
             },
         }
         write_json(out / FACTS, facts)
+
+
+def recreate_training_set(
+    source: Mapping[str, Any], *, parent: str | None, data: Path, scratch: Path
+) -> pa.Table:
+    """The labelled rows of a training set, made again; the recipe that its manifest names."""
+    given = {key: value for key, value in source.items() if key != "kind"}
+    if source["kind"] == "records":
+        ingest_records(scratch, present=Present(**given))
+    elif source["kind"] == "simulated":
+        ingest_simulated(scratch, **given)
+    else:
+        _check_file(Path(given["path"]), given["digest"])
+        ingest_file(scratch, telemetry=Path(given["path"]))
+    return learning.labelled_rows(_rows(scratch, parent=parent, data=data))
+
+
+#: Where the manifest of a training set finds the function above.
+_RECIPE = "coalmine.apps.ev_battery.steps:recreate_training_set"
+
+
+def _note_source(out: Path, source: Mapping[str, Any]) -> None:
+    """What the rows are read from, so that they can be read again."""
+    out.mkdir(parents=True, exist_ok=True)
+    write_json(out / SOURCE, source)
+
+
+def _check_file(path: Path, digest: str) -> None:
+    if not path.exists():
+        raise DatasetMissing(f"the telemetry that it was made from is gone: {path}")
+    if file_digest(path) != digest:
+        raise DatasetChanged(f"{path} is another file than the one that it was made from")
+
+
+def _rows(telemetry: Path, *, parent: str | None, data: Path) -> pa.Table:
+    """The table to learn from: what is ingested, and what made the champion."""
+    import pyarrow as pa
+
+    if parent is None:
+        parts = _first_rows(telemetry)
+    else:
+        present = learning.leave_out_unknown(learning.read_rows(telemetry / RECENT), CLASSES)
+        recent = learning.split_recent(present)
+        parts = [_known_rows(parent, data), learning.with_texts(recent, origin="recent")]
+    columns = [*FEATURE_NAMES, *learning.META_COLUMNS]
+    return pa.concat_tables([part.select(columns) for part in parts]).combine_chunks()
 
 
 def _write_telemetry(out: Path, telemetry: Telemetry, name: str) -> None:
@@ -154,7 +220,7 @@ def _validate(path: Path) -> str:
     if "cell_voltage_t00_c0" not in pq.read_schema(path).names:
         rows = learning.read_rows(path)
         expected = {name: number(max_missing=0.2) for name in FEATURE_NAMES}
-        expected[learning.TRUE_LABEL] = number(kind="text", values=CLASSES, max_missing=0.99)
+        expected[learning.TRUE_LABEL] = number(kind="text", max_missing=0.99)
         return learning.validate_table(rows, expected, title="Records since the onset")
     from coalmine.apps.ev_battery import Telemetry
 
@@ -221,13 +287,36 @@ def _arrivals(telemetry: Telemetry) -> NDArray[np.float64]:
     return np.asarray(last[upload], dtype=np.float64)
 
 
-def _known_rows(directory: Path, data: Path) -> pa.Table:
-    """What the champion was made from, labelled and complete: the data that may still hold."""
+def _check_labels(recent: pa.Table, champion: Path) -> None:
+    """Labels that contradict all that the champion is sure of are for a person to look at."""
+    said, shares = learning.Network(champion / MODEL_FILE).predict(
+        learning.feature_matrix(recent, FEATURE_NAMES)
+    )
+    learning.check_labels(
+        learning.class_indices(recent, CLASSES),
+        as_classes(said, champion),
+        shares.max(axis=1),
+        classes=CLASSES,
+    )
+
+
+def _training_data(directory: Path, data: Path) -> str:
+    """The digest of what the champion was made from."""
     digest = load_card(directory).training_data
-    path = learning.training_set_path(digest, data=data) if digest else None
-    if path is None or not path.exists():
-        raise NotEnoughData(f"the champion's training set, {digest}, is not in {data}")
-    rows = learning.read_rows(path)
+    if digest is None:
+        raise NotEnoughData(f"the card in {directory} names no training set")
+    try:
+        ensure_stored(digest, data=data)
+    except (DatasetMissing, DatasetChanged) as error:
+        raise NotEnoughData(
+            f"the champion's training set, {digest}, is not in {data}: {error}"
+        ) from error
+    return digest
+
+
+def _known_rows(digest: str, data: Path) -> pa.Table:
+    """What the champion was made from, labelled and complete: the data that may still hold."""
+    rows = learning.read_rows(ensure_stored(digest, data=data))
     if rows.num_rows > MAX_HISTORY_ROWS:  # of all seasons, not of the latest alone
         kept = np.random.default_rng(0).choice(rows.num_rows, MAX_HISTORY_ROWS, replace=False)
         rows = rows.take(np.sort(kept))

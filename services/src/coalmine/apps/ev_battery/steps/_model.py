@@ -20,10 +20,11 @@ from coalmine.apps.ev_battery.steps._common import (
     ROWS,
     TRAINED,
     Champion,
+    as_classes,
     read_json,
     write_json,
 )
-from coalmine.modeldir import MODEL_FILE, load_card
+from coalmine.modeldir import MODEL_FILE
 from coalmine.retraining import emit_event, learning, step
 
 #: Holdout rows on which the export is compared with the trained model, each also with gaps.
@@ -86,7 +87,7 @@ def evaluate(
         if old is None:
             rival = np.full_like(truth, np.bincount(truth, minlength=1).argmax())
         else:
-            rival = _as_classes(learning.Network(old / MODEL_FILE).predict(matrix)[0], old)
+            rival = as_classes(learning.Network(old / MODEL_FILE).predict(matrix)[0], old)
         paired = learning.compare(
             said == truth, rival == truth, groups=learning.values(holdout, "group").astype(str)
         )
@@ -123,11 +124,3 @@ def decide(report: Path) -> str:
         write_json(report / DECISION, {"decision": found.decision, "reasons": found.reasons})
         emit_event("decision", decision=found.decision, reasons=list(found.reasons))
         return found.decision
-
-
-def _as_classes(labels: np.ndarray, directory: Path) -> np.ndarray:
-    """A model's label indices as indices into CLASSES, -1 for what is none of them."""
-    names = next(c.categories for c in load_card(directory).output_columns() if c.categories)
-    place = {name: index for index, name in enumerate(CLASSES)}
-    found: np.ndarray = np.asarray([place.get(name, -1) for name in names])[labels]
-    return found

@@ -1,0 +1,108 @@
+"""Labels that must not be learned from: poisoned, mixed up, or of another model.
+
+A share of labels flipped at random teaches nothing, and the gate finds the candidate no better.
+But labels that are wrong in one way can be learned, and the holdout has the same wrong labels:
+there the gate sees an improvement. What gives them away is the champion. A world that has changed
+contradicts it here and there (of the reference application's new cell chemistry: 8 % of what the
+champion is sure of, 39 % within the class that suffers most); a mix-up contradicts it nearly
+always, class by class. So more than that is for a person to look at. What no check of this kind can
+tell from a change of the world is a wrong label on less than half of a class, chosen by the
+features: there the labels' source must be trusted.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from coalmine.retraining._errors import DataInvalid
+from coalmine.retraining.learning._rows import TRUE_LABEL
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+
+@dataclass(frozen=True, slots=True)
+class LabelLimits:
+    """How far labels may go from what the champion is sure of."""
+
+    sure: float = 0.9
+    """Probability from which the champion is."""
+
+    contradicted: float = 0.3
+    """Of all that it is sure of."""
+
+    mixed_up: float = 0.5
+    """Of one class that it is sure of, to one other."""
+
+    unknown: float = 0.05
+    """Share of labels that are no class of the model; fewer are left out."""
+
+    min_rows: int = 50
+    """Rows of a class below which nothing is said of it."""
+
+
+def leave_out_unknown(
+    rows: pa.Table, classes: tuple[str, ...], *, limits: LabelLimits | None = None
+) -> pa.Table:
+    """The rows, those whose label is no class of the model as rows without a label.
+
+    `DataInvalid` if they are many: then something else is labelled here.
+    """
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    limits = limits or LabelLimits()
+    labels = rows.column(TRUE_LABEL)
+    known = pc.is_in(labels, pa.array(classes, pa.string()))
+    strange = Counter(labels.filter(pc.invert(known)).drop_null().to_pylist())
+    given = len(labels) - labels.null_count
+    if given and sum(strange.values()) > limits.unknown * given:
+        named = ", ".join(f"{name[:40]!r} ({n})" for name, n in strange.most_common(5))
+        finding = f"{sum(strange.values())} of {given} labels are no class of the model: {named}"
+        raise _invalid([finding])
+    place = rows.schema.get_field_index(TRUE_LABEL)
+    kept = pc.if_else(known, labels, pa.scalar(None, pa.string()))
+    return rows.set_column(place, TRUE_LABEL, kept)
+
+
+def check_labels(
+    truth: np.ndarray,
+    said: np.ndarray,
+    probability: np.ndarray,
+    *,
+    classes: tuple[str, ...],
+    limits: LabelLimits | None = None,
+) -> None:
+    """Compare labels with what the champion says of the same rows.
+
+    `truth` and `said` are class indices [rows], -1 for a row without a label; `probability` is what
+    the champion gives its answer [rows]. `DataInvalid` lists what contradicts it too much.
+    """
+    limits = limits or LabelLimits()
+    sure = (truth >= 0) & (said >= 0) & (probability >= limits.sure)
+    findings = []
+    wrong = int((truth[sure] != said[sure]).sum())
+    if sure.sum() >= limits.min_rows and wrong > limits.contradicted * sure.sum():
+        findings.append(f"labels contradict {wrong} of {sure.sum()} answers that it is sure of")
+    for index, name in enumerate(classes):
+        of_class = truth[sure & (said == index)]
+        counts = np.bincount(of_class, minlength=len(classes))
+        counts[index] = 0
+        other = int(counts.argmax())
+        if len(of_class) >= limits.min_rows and counts[other] > limits.mixed_up * len(of_class):
+            findings.append(
+                f"{counts[other]} of {len(of_class)} rows that are surely {name!r} to it are "
+                f"labelled {classes[other]!r}"
+            )
+    if findings:
+        raise _invalid(findings)
+
+
+def _invalid(findings: list[str]) -> DataInvalid:
+    title = "Labels against the champion"
+    lines = [f"# {title}: failed, {len(findings)} findings", "", *(f"- {f}" for f in findings), ""]
+    return DataInvalid(f"{title}: {'; '.join(findings)}", report="\n".join(lines))

@@ -1,0 +1,100 @@
+"""The reference application's champion and what it has answered, for tests of the real steps."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from coalmine.apps.ev_battery import Fleet, FleetConfig, steps, write_telemetry
+from coalmine.modeldir import load_card
+from coalmine.records import BatchId, InferenceRecord, Label, open_log, record_batch
+from coalmine.retraining import learning
+from coalmine_transformers.battery import BatteryTransformer
+
+UPLOADS = 250
+ONSET = 1_700_000_000.0
+
+
+@dataclass(frozen=True)
+class Stage:
+    """A champion, what it has answered, and the truth of it."""
+
+    state: Path
+    champion: steps.Champion
+    features: np.ndarray
+    truth: np.ndarray
+    requests: list[str]
+    rows: list[int]
+
+
+def candidate(
+    state: Path, work: Path, champion: steps.Champion, ingested: Path
+) -> tuple[str, Path]:
+    """The pipeline's steps, from what is ingested to the decision and the candidate."""
+    steps.validate_data(ingested, work / "report.md")
+    steps.generate_features(ingested, work / "features", champion=champion, data=state / "data")
+    steps.train_fault_classifier(
+        work / "features", work / "trained", seed=3, trials=1, tuning_seconds=30.0
+    )
+    steps.evaluate(
+        work / "features",
+        work / "trained",
+        champion=champion,
+        candidate=work / "candidate",
+        report=work / "evaluation",
+    )
+    return steps.decide(work / "evaluation"), work / "candidate"
+
+
+def make_stage(state: Path) -> Stage:
+    """Train a first model under `state`, and let it answer."""
+    fleet = Fleet(FleetConfig(seed=5))
+    write_telemetry(state / "fleet.parquet", fleet.uploads(900))
+    steps.ingest_file(state / "first", telemetry=state / "fleet.parquet")
+    nobody = steps.Champion("", str(state / "models"), "", "", "ev-battery")
+    decision, directory = candidate(state, state / "first-work", nobody, state / "first")
+    assert decision == "promote"
+    (state / "models").mkdir()
+    directory.rename(state / "models" / "1")
+
+    network = learning.Network(state / "models" / "1" / "model.onnx")
+    records, truth, features, requests, rows = [], [], [], [], []
+    for number, upload in enumerate(fleet.uploads(UPLOADS).each_upload()):
+        matrix = BatteryTransformer().preprocess(upload.raw)["features"]
+        said, shares = network.predict(matrix)
+        records.append(
+            InferenceRecord(
+                request_id=f"q{number}",
+                time=ONSET + number,
+                protocol="v2",
+                latency_us=500,
+                inputs={"features": matrix},
+                outputs={"label": said, "probabilities": shares},
+            )
+        )
+        features.append(matrix)
+        truth.append(upload.label)
+        requests += [f"q{number}"] * len(matrix)
+        rows += range(len(matrix))
+    card = load_card(state / "models" / "1")
+    batch = record_batch(records, card=card, model_version="1", arm="stable")
+    log = open_log(f"sqlite:///{state / 'records.db'}")
+    log.append(batch, batch_id=BatchId("server", 1, batch.num_rows))
+    log.close()
+    champion = steps.Champion("1", str(state / "models"), "", "", "ev-battery")
+    return Stage(state, champion, np.concatenate(features), np.concatenate(truth), requests, rows)
+
+
+def retrain(stage: Stage, work: Path, labels: list[str]) -> tuple[str, Path]:
+    """Send a label file, and run the steps on what the log has then."""
+    log = open_log(f"sqlite:///{stage.state / 'records.db'}")
+    known = zip(stage.requests, labels, stage.rows, strict=True)
+    log.put_labels([Label(request, label, ONSET + 500, row) for request, label, row in known])
+    log.close()
+    present = steps.Present(
+        f"sqlite:///{stage.state / 'records.db'}", version="1", since=ONSET, until=ONSET + 1e6
+    )
+    steps.ingest_records(work / "in", present=present)
+    return candidate(stage.state, work, stage.champion, work / "in")

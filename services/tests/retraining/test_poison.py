@@ -1,0 +1,121 @@
+"""Poisoned label files, through the collector's log and the real steps: never a worse model.
+
+There is no drift here, so the champion cannot be beaten by much, and labels are all that differs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from coalmine.apps.ev_battery import CLASSES
+from coalmine.retraining import DataInvalid, RetrainingError, learning
+
+from .fleet import Stage, retrain
+
+
+def accuracy(stage: Stage, directory: Path) -> float:
+    """Of a model, on the truth."""
+    said, _ = learning.Network(directory / "model.onnx").predict(stage.features)
+    return float((said == stage.truth).mean())
+
+
+def flipped(share: float, seed: int = 0) -> Callable[[np.ndarray], np.ndarray]:
+    """That share of the labels is any other class."""
+
+    def poison(truth: np.ndarray) -> np.ndarray:
+        rng = np.random.default_rng(seed)
+        other = (truth + rng.integers(1, len(CLASSES), len(truth))) % len(CLASSES)
+        return np.where(rng.random(len(truth)) < share, other, truth)
+
+    return poison
+
+
+def swapped(share: float) -> Callable[[np.ndarray], np.ndarray]:
+    """That share of `normal` and `capacity_fade` is called the other."""
+    first, second = CLASSES.index("normal"), CLASSES.index("capacity_fade")
+
+    def poison(truth: np.ndarray) -> np.ndarray:
+        hit = np.random.default_rng(1).random(len(truth)) < share
+        found = np.where(hit & (truth == first), second, truth)
+        return np.where(hit & (truth == second), first, found)
+
+    return poison
+
+
+def rotated(truth: np.ndarray) -> np.ndarray:
+    """Every class is called the next, as by a list in another order."""
+    return (truth + 1) % len(CLASSES)
+
+
+def all_normal(truth: np.ndarray) -> np.ndarray:
+    """Somebody filled the column down."""
+    return np.zeros_like(truth)
+
+
+POISONS = {
+    "flipped 10 %": flipped(0.1),
+    "flipped 25 %": flipped(0.25),
+    "flipped 60 %": flipped(0.6),
+    "swapped 30 %": swapped(0.3),
+    "swapped 70 %": swapped(0.7),
+    "swapped": swapped(1.0),
+    "rotated": rotated,
+    "all normal": all_normal,
+}
+#: What the champion's certainty gives away, before anything is trained.
+CAUGHT = {"flipped 60 %", "swapped 70 %", "swapped", "rotated", "all normal"}
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(300)
+@pytest.mark.parametrize("kind", sorted(set(POISONS) - CAUGHT))
+def test_a_poisoned_file_never_promotes_a_worse_model(
+    stage: Stage, tmp_path: Path, kind: str
+) -> None:
+    labels = [CLASSES[index] for index in POISONS[kind](stage.truth)]
+    decision, candidate = retrain(stage, tmp_path, labels)
+    champion = accuracy(stage, stage.state / "models" / "1")
+    assert decision == "reject" or accuracy(stage, candidate) > champion
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(300)
+@pytest.mark.parametrize("kind", sorted(CAUGHT))
+def test_a_mixed_up_file_is_not_learned_from(stage: Stage, tmp_path: Path, kind: str) -> None:
+    labels = [CLASSES[index] for index in POISONS[kind](stage.truth)]
+    with pytest.raises(DataInvalid, match=r"Labels against the champion: .* it") as error:
+        retrain(stage, tmp_path, labels)
+    assert error.value.report.startswith("# Labels against the champion: failed")
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(300)
+def test_labels_of_another_model_are_named(stage: Stage, tmp_path: Path) -> None:
+    labels = [CLASSES[index] for index in stage.truth]
+    labels[::5] = ["broken seat"] * len(labels[::5])
+    with pytest.raises(RetrainingError, match=r"are no class of the model: 'broken seat' \(\d+\)"):
+        retrain(stage, tmp_path, labels)
+
+
+def test_a_few_labels_that_are_no_class_are_left_out() -> None:
+    import pyarrow as pa
+
+    rows = pa.table({"true_label": ["a"] * 98 + ["what?", None]})
+    kept = learning.leave_out_unknown(rows, ("a", "b")).column("true_label")
+    assert (kept.null_count, kept.to_pylist()[:98]) == (2, ["a"] * 98)
+
+
+def test_a_changed_world_contradicts_the_champion_less_than_a_mix_up() -> None:
+    truth = np.repeat([0, 1], 100)
+    sure = np.full(200, 0.95)
+    drifted = np.where(np.arange(200) < 39, 1, truth)  # 39 % of one class, as measured
+    learning.check_labels(drifted, truth, sure, classes=("a", "b"))
+    mixed = np.where(np.arange(200) < 51, 1, truth)
+    with pytest.raises(DataInvalid, match="51 of 100 rows that are surely 'a' to it are labelled"):
+        learning.check_labels(mixed, truth, sure, classes=("a", "b"))
+    learning.check_labels(mixed, truth, np.full(200, 0.6), classes=("a", "b"))  # it is not sure
+    learning.check_labels(np.full(200, -1), truth, sure, classes=("a", "b"))
