@@ -44,7 +44,7 @@ class EncodedReply(NamedTuple):
 
 
 def decode_v2(
-    body: bytes, signature: Signature, *, json_length: int | None = None
+    body: bytes | memoryview, signature: Signature, *, json_length: int | None = None
 ) -> InferenceCall:
     """Read a V2 request; `json_length` as in the header Inference-Header-Content-Length."""
     raw = memoryview(b"")

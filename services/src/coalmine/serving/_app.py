@@ -19,6 +19,7 @@ from coalmine.serving._gpu import watch_gpus
 from coalmine.serving._grpc import SERVICE, GrpcEdge
 from coalmine.serving._http import HttpEdge
 from coalmine.serving._http1 import Http1
+from coalmine.serving._http_call import Route
 from coalmine.serving._leftovers import ship_leftovers
 from coalmine.serving._loader import Loader
 from coalmine.serving._management import REPOSITORY, Control, Management
@@ -148,6 +149,10 @@ class ServingApp:
             await (await self._kserve())(scope, receive, send)
             return
         await _error(send, 404, f"nothing is at {path:.200}")
+
+    def inference(self, path: str) -> Route | None:
+        """The inference route of a path, if it is one."""
+        return self._http.match(path)
 
     def drain(self, done: Callable[[], None]) -> None:
         """Stop being ready, let requests in flight finish, then call `done`; from any thread."""

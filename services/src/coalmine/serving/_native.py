@@ -16,6 +16,7 @@ from coalmine.clock import SYSTEM_CLOCK
 from coalmine.serving._app import ServingApp
 from coalmine.serving._grpc import INFER
 from coalmine.serving._grpc_door import InferCall
+from coalmine.serving._http1_direct import DirectProtocol
 from coalmine.serving._options import ServeOptions
 from coalmine.serving._uvicorn_limits import LimitedConfig, LimitedProtocol
 from coalmine.serving.http2 import PREFACE, AsgiSink, Connection, Endpoint, Sink, Stream
@@ -36,7 +37,7 @@ class NativeConfig(LimitedConfig):
             receive_timeout=options.receive_timeout,
             **settings,
         )
-        self._serving = app
+        self.serving = app
         self._options = options
         self._endpoint: Endpoint | None = None
 
@@ -45,7 +46,7 @@ class NativeConfig(LimitedConfig):
         if self._endpoint is None:
             options = self._options
             self._endpoint = Endpoint(
-                door=_Doors(self._serving, state, options),
+                door=_Doors(self.serving, state, options),
                 connections=cast(set[Any], state.connections),
                 max_body=options.max_body,
                 most_held=options.max_queue_bytes,
@@ -108,7 +109,8 @@ class Front(asyncio.Protocol):
             connection.connection_made(transport)
             connection.begin(held[len(PREFACE) :])
             return
-        http1 = LimitedProtocol(self._config, self._state, self._app_state)
+        kind = DirectProtocol if self._config.serving.infers_directly else LimitedProtocol
+        http1 = kind(self._config, self._state, self._app_state)
         transport.set_protocol(http1)
         http1.connection_made(transport)
         http1.data_received(held)

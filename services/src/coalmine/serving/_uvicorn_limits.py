@@ -55,6 +55,7 @@ class LimitedProtocol(HttpToolsProtocol):
 
     _in_head = False
     _head = 0
+    _seen = 0
     _waiting: tuple[bool, object] | None = None
     _since = 0.0
 
@@ -77,8 +78,9 @@ class LimitedProtocol(HttpToolsProtocol):
 
     def data_received(self, data: bytes) -> None:
         """Count what has come of a head that is not complete."""
-        if b"pgrade" in data[:_HEAD_BYTES] and (self.cycle is None or not self.cycle.more_body):
+        if (self.cycle is None or not self.cycle.more_body) and _offers_upgrade(data):
             data = _without_upgrade(data)
+        self._seen = len(data)
         super().data_received(data)
         if self._in_head:
             self._head += len(data)
@@ -92,12 +94,9 @@ class LimitedProtocol(HttpToolsProtocol):
 
     def on_headers_complete(self) -> None:
         """Refuse a head that is too large although it came in one piece."""
-        size = sum(len(name) + len(value) for name, value in self.headers) + len(self.url)
-        if size > _HEAD_BYTES or len(self.headers) > _HEADERS:
-            self._refuse(431)
-            return
-        self._in_head = False
-        super().on_headers_complete()
+        if self._head_fits():
+            self._in_head = False
+            super().on_headers_complete()
 
     def on_body(self, body: bytes) -> None:
         """Let the body gather: uvicorn wakes the application, and stops reading, every 64 KB."""
@@ -131,6 +130,17 @@ class LimitedProtocol(HttpToolsProtocol):
         if now - self._since > limit:
             self._refuse(408)
 
+    def _head_fits(self) -> bool:
+        """Whether the head is no larger than it may be; refused if not."""
+        if self._head + self._seen > _HEAD_BYTES:  # else there was not so much
+            size = sum(len(name) + len(value) for name, value in self.headers) + len(self.url)
+        else:
+            size = 0
+        if size > _HEAD_BYTES or len(self.headers) > _HEADERS:
+            self._refuse(431)
+            return False
+        return True
+
     def _refuse(self, status: int) -> None:
         if self.transport.is_closing():
             return
@@ -138,6 +148,12 @@ class LimitedProtocol(HttpToolsProtocol):
             end = b"content-length: 0\r\nconnection: close\r\n\r\n"
             self.transport.write(STATUS_LINE[status] + end)
         self.transport.close()
+
+
+def _offers_upgrade(data: bytes) -> bool:
+    """Whether the head that the data begin with may offer to change protocols."""
+    end = data.find(b"\r\n\r\n", 0, _HEAD_BYTES)
+    return data.find(b"pgrade", 0, _HEAD_BYTES if end < 0 else end) >= 0
 
 
 def _without_upgrade(data: bytes) -> bytes:

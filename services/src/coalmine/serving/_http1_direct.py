@@ -1,0 +1,212 @@
+"""HTTP/1.1 as uvicorn has it, with a short way for inference (`_http_door`)."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any, cast
+from urllib.parse import unquote
+
+import httptools
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+
+from coalmine.serving._http_call import Route
+from coalmine.serving._http_door import DirectCall
+from coalmine.serving._uvicorn_limits import LimitedProtocol
+
+__all__ = ["DirectProtocol"]
+
+#: URLs remembered, of at most so many bytes each.
+_URLS, _URL = 256, 256
+#: Bytes of a body that are worth receiving right into their place.
+_WORTH = 32 * 1024
+_routes: dict[bytes, Route | None] = {}
+
+
+class DirectProtocol(LimitedProtocol):
+    """One connection of a server whose inference nothing stands before.
+
+    A connection that waits for its next request has a mark, not a timer: timers would cost every
+    request two calls.
+    """
+
+    _call: DirectCall | None = None
+    _idle = False
+    _idle_since: float | None = None
+    _written_of: object = None
+    _written = b""
+
+    def data_received(self, data: bytes) -> None:
+        """Switch to receiving in place when a large body is on its way."""
+        self._idle, self._idle_since = False, None
+        super().data_received(data)
+        call = self._call
+        if call is not None and (room := call.room()) is not None and len(room) > _WORTH:
+            self.transport.set_protocol(_Body(self, call))
+
+    def on_message_begin(self) -> None:
+        """A head begins; what only ASGI needs is made when it is needed."""
+        self._in_head, self._head = True, 0
+        self.url = b""
+        self.headers = []
+        self.expect_100_continue = False
+
+    def on_headers_complete(self) -> None:
+        """Answer inference directly, and the rest by the application."""
+        if not self._head_fits():
+            return
+        cycle = self.cycle
+        if (cycle is None or cycle.response_complete) and not self.expect_100_continue:
+            if self.parser.get_method() == b"POST" and (route := self._route()) is not None:
+                self._in_head = False
+                self._begin(route)
+                return
+        url, headers, expect = self.url, self.headers, self.expect_100_continue
+        HttpToolsProtocol.on_message_begin(self)
+        self.url, self.headers, self.expect_100_continue = url, headers, expect
+        self.scope["headers"] = headers
+        super().on_headers_complete()
+
+    def on_body(self, body: bytes) -> None:
+        """To whom it belongs."""
+        if self._call is not None:
+            self._call.add(body)
+        elif not isinstance(self.cycle, DirectCall):
+            super().on_body(body)
+
+    def on_message_complete(self) -> None:
+        """The body is there."""
+        call, self._call = self._call, None
+        if call is not None:
+            call.complete()
+        else:
+            super().on_message_complete()
+        # Of a request that was refused before its end: now the next one may come.
+        self._idle = self.cycle is not None and self.cycle.response_complete
+
+    def on_response_complete(self) -> None:
+        """Go on with what was pipelined, or wait."""
+        if self.pipeline:
+            super().on_response_complete()
+            return
+        self.server_state.total_requests += 1
+        if not self.transport.is_closing():
+            if not self.flow.write_paused:
+                self.flow.resume_reading()
+            self._idle = True
+
+    def check(self, now: float) -> None:
+        """Close what is idle for too long."""
+        if not self._idle:
+            super().check(now)
+        elif self._idle_since is None:
+            self._idle_since, self._waiting = now, None
+        elif now - self._idle_since > self.timeout_keep_alive:
+            # A client that has not read its answer will not read it now.
+            (self.transport.abort if self.flow.write_paused else self.transport.close)()
+
+    def pause_writing(self) -> None:
+        """A client that does not read what we send need not ask for more."""
+        super().pause_writing()
+        self.flow.pause_reading()
+
+    def resume_writing(self) -> None:
+        """It reads again."""
+        super().resume_writing()
+        if self._idle:
+            self.flow.resume_reading()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Nobody waits for an answer any more."""
+        self._call = None
+        super().connection_lost(exc)
+
+    # What a call asks of its connection.
+
+    def defaults(self) -> bytes:
+        """The headers of every response, as they are written."""
+        headers = self.server_state.default_headers
+        if self._written_of is not headers:  # which are others every second
+            self._written_of = headers
+            self._written = b"".join(b"%b: %b\r\n" % field for field in headers)
+        return self._written
+
+    def answered(self, response: bytes, *, keep_alive: bool) -> None:
+        """Send a response that is complete."""
+        transport = self.transport
+        if not transport.is_closing():
+            transport.write(response)
+            if not keep_alive:
+                transport.close()
+        self.on_response_complete()
+
+    def body_received(self, call: DirectCall) -> None:
+        """A body has come in place; what follows is the next request."""
+        self.transport.set_protocol(self)
+        self.parser = httptools.HttpRequestParser(self)
+        self.parser.set_dangerous_leniencies(lenient_data_after_close=True)
+        self._call = None
+        call.complete()
+
+    def _begin(self, route: Route) -> None:
+        parser = self.parser
+        keep_alive = parser.should_keep_alive() and parser.get_http_version() != "1.0"
+        config = cast(Any, self.config)
+        call = DirectCall(
+            self, config.serving.plane, route, dict(self.headers), keep_alive=keep_alive
+        )
+        self.cycle = cast(Any, call)
+        self._call = None if call.response_complete else call
+
+    def _route(self) -> Route | None:
+        """The inference route of the request, if it is one."""
+        url = self.url
+        try:
+            return _routes[url]
+        except KeyError:
+            pass
+        try:
+            path = unquote(httptools.parse_url(url).path.decode("ascii"))
+        except (httptools.HttpParserInvalidURLError, UnicodeError, AttributeError):
+            return None
+        route: Route | None = cast(Any, self.config).serving.inference(path)
+        if len(url) <= _URL:
+            if len(_routes) >= _URLS:
+                _routes.clear()
+            _routes[url] = route
+        return route
+
+
+class _Body(asyncio.BufferedProtocol):
+    """Receives the rest of a body where it belongs, then lets the protocol go on."""
+
+    def __init__(self, protocol: DirectProtocol, call: DirectCall) -> None:
+        self._protocol = protocol
+        self._call = call
+        self._rest = cast(memoryview, call.room())
+
+    def get_buffer(self, sizehint: int) -> memoryview:
+        """What is still missing."""
+        return self._rest
+
+    def buffer_updated(self, nbytes: int) -> None:
+        """Some of it is there."""
+        self._rest = self._rest[nbytes:]
+        if self._call.placed(nbytes) or not self._rest:
+            self._protocol.body_received(self._call)
+
+    def eof_received(self) -> bool | None:
+        """As without us."""
+        self._protocol.eof_received()
+        return None
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """As without us."""
+        self._protocol.connection_lost(exc)
+
+    def pause_writing(self) -> None:
+        """As without us."""
+        self._protocol.pause_writing()
+
+    def resume_writing(self) -> None:
+        """As without us."""
+        self._protocol.resume_writing()

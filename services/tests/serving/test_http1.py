@@ -1,0 +1,172 @@
+"""HTTP/1.1 on one connection: requests in pieces, in a row, too large, abandoned."""
+
+from __future__ import annotations
+
+import json
+import random
+import socket
+import struct
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+INFER = b"POST /v2/models/toy/infer HTTP/1.1\r\nhost: x\r\n"
+
+
+@pytest.fixture(scope="module")
+def served(start: Any, model_dir: Path) -> Any:
+    return start(model_dir, "--max-body", str(4 * 1024**2))
+
+
+@pytest.fixture
+def wire(served: Any) -> Iterator[Wire]:
+    with socket.create_connection(("127.0.0.1", served.port), timeout=20) as connection:
+        yield Wire(connection)
+
+
+class Wire:
+    """Sends bytes as they are, and reads answers one by one."""
+
+    def __init__(self, connection: socket.socket) -> None:
+        self.socket = connection
+        self.file = connection.makefile("rb")
+
+    def answer(self) -> tuple[int, dict[str, str], bytes]:
+        status = int(self.file.readline().split()[1])
+        headers = {}
+        while line := self.file.readline().strip():
+            name, _, value = line.decode().partition(": ")
+            headers[name] = value
+        return status, headers, self.file.read(int(headers["content-length"]))
+
+
+def binary(rows: int, seed: int) -> tuple[bytes, np.ndarray[Any, Any]]:
+    """A request of `rows` in binary, answered in binary."""
+    array = np.random.default_rng(seed).normal(size=(rows, 4)).astype(np.float32)
+    tensor = {"name": "features", "datatype": "FP32", "shape": [rows, 4]}
+    tensor["parameters"] = {"binary_data_size": array.nbytes}
+    outputs = [{"name": "probabilities", "parameters": {"binary_data": True}}]
+    head = json.dumps({"id": str(seed), "inputs": [tensor], "outputs": outputs}).encode()
+    body = head + array.tobytes()
+    fields = b"inference-header-content-length: %d\r\ncontent-length: %d\r\n\r\n"
+    return INFER + fields % (len(head), len(body)) + body, array
+
+
+def probabilities(headers: dict[str, str], body: bytes) -> np.ndarray[Any, Any]:
+    size = int(headers["inference-header-content-length"])
+    return np.frombuffer(body[size:], np.float32).reshape(-1, 3)
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_bodies_of_all_sizes_in_pieces_of_all_sizes(wire: Wire, truth: Any, seed: int) -> None:
+    """Small ones, and large ones that are received in place, one after another."""
+    rng = random.Random(seed)
+    for number in range(6):
+        rows = rng.choice([1, 100, 4096, 5000, 30_000, 200_000])
+        request, array = binary(rows, 100 * seed + number)
+        at = 0
+        while at < len(request):
+            size = rng.choice([1, 300, 70_000, 1_000_000])
+            wire.socket.sendall(request[at : at + size])
+            at += size
+        status, headers, body = wire.answer()
+        assert status == 200
+        np.testing.assert_allclose(probabilities(headers, body), truth(array)[1], atol=1e-5)
+
+
+def test_requests_in_a_row_are_answered_in_their_order(wire: Wire, truth: Any) -> None:
+    """Inference, and what the application answers, mixed; more than are read at once."""
+    requests, expected = [], []
+    for number in range(60):
+        if number % 5 == 3:
+            requests.append(b"GET /v2/models/toy HTTP/1.1\r\nhost: x\r\n\r\n")
+            expected.append(None)
+            continue
+        request, array = binary(40_000 if number == 20 else 3, number)
+        requests.append(request)
+        expected.append(truth(array)[1])
+    wire.socket.sendall(b"".join(requests))
+    for number, shares in enumerate(expected):
+        status, headers, body = wire.answer()
+        assert status == 200, number
+        if shares is None:
+            assert json.loads(body)["name"] == "toy"
+        else:
+            assert headers["x-request-id"] == str(number)
+            np.testing.assert_allclose(probabilities(headers, body), shares, atol=1e-5)
+
+
+def test_a_refused_body_is_passed_over_and_the_connection_goes_on(wire: Wire) -> None:
+    request, _ = binary(2, 1)
+    for path in (b"/v2/models/none/infer", b"/v2/models/toy/versions/9/infer"):
+        wire.socket.sendall(request.replace(b"/v2/models/toy/infer", path, 1))
+        assert wire.answer()[0] == 404
+    wire.socket.sendall(INFER + b"transfer-encoding: chunked\r\n\r\n")
+    wire.socket.sendall(b"100000\r\n" + bytes(0x100000) + b"\r\n")
+    for _ in range(4):
+        wire.socket.sendall(b"100000\r\n" + bytes(0x100000) + b"\r\n")
+    assert wire.answer()[0] == 413
+    wire.socket.sendall(b"0\r\n\r\n" + request)
+    assert wire.answer()[0] == 200
+
+
+def test_chunked_and_expected(wire: Wire) -> None:
+    body = b'{"instances": [[1, 2, 3, 4]]}'
+    head = b"POST /v1/models/toy:predict?x=1 HTTP/1.1\r\nhost: x\r\n"
+    chunks = b"".join(b"1\r\n%c\r\n" % byte for byte in body) + b"0\r\n\r\n"
+    wire.socket.sendall(head + b"transfer-encoding: chunked\r\n\r\n" + chunks)
+    first = wire.answer()
+    length = b"content-length: %d\r\n" % len(body)
+    wire.socket.sendall(head + length + b"expect: 100-continue\r\n\r\n")
+    assert wire.file.readline().startswith(b"HTTP/1.1 100")
+    assert wire.file.readline() == b"\r\n"
+    wire.socket.sendall(body)
+    second = wire.answer()
+    wire.socket.sendall(head + length + b"content-encoding: br\r\n\r\n" + body)
+    assert wire.answer()[0] == 415
+    wire.socket.sendall(head + length + b"connection: close\r\n\r\n" + body)
+    third = wire.answer()
+    assert first[0] == second[0] == third[0] == 200
+    assert first[2] == second[2] == third[2]
+    assert third[1]["connection"] == "close"
+    assert wire.file.read() == b""
+
+
+def test_half_closed_and_of_http_1_0(served: Any) -> None:
+    request, _ = binary(3, 5)
+    old = request.replace(b"HTTP/1.1", b"HTTP/1.0", 1)
+    with socket.create_connection(("127.0.0.1", served.port), timeout=20) as connection:
+        connection.sendall(old)
+        wire = Wire(connection)
+        assert wire.answer()[0] == 200
+        assert wire.file.read() == b""
+
+
+@pytest.mark.parametrize("share", [0.3, 0.6, 0.999])
+def test_who_leaves_in_the_middle_of_a_large_body_costs_nobody(
+    served: Any, wire: Wire, share: float
+) -> None:
+    request, _ = binary(50_000, 3)
+    for reset in (True, False):
+        with socket.create_connection(("127.0.0.1", served.port), timeout=20) as leaving:
+            leaving.sendall(request[: int(len(request) * share)])
+            if reset:
+                linger = struct.pack("ii", 1, 0)
+                leaving.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, linger)
+    wire.socket.sendall(request)
+    assert wire.answer()[0] == 200
+    assert "Traceback" not in served.text()
+
+
+def test_a_client_that_never_reads_is_not_read_for_ever(served: Any, wire: Wire) -> None:
+    request, _ = binary(30_000, 9)
+    with socket.create_connection(("127.0.0.1", served.port), timeout=20) as deaf:
+        deaf.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        deaf.settimeout(1)
+        with pytest.raises(TimeoutError):
+            deaf.sendall(request * 200)
+        wire.socket.sendall(request)
+        assert wire.answer()[0] == 200
