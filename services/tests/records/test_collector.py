@@ -24,7 +24,8 @@ from coalmine.records import (
     open_log,
 )
 from coalmine.records import _collector as collector_module
-from coalmine.records._frame import Layout, frame
+from coalmine.records._frame import Layout
+from coalmine.records._framing import framed
 
 MakeBatch = Callable[..., pa.RecordBatch]
 
@@ -295,7 +296,7 @@ async def test_an_emitters_frames_are_taken_like_arrow(
     client: httpx.AsyncClient, log: RecordLog, card: ModelCard, make_record: Callable[..., Any]
 ) -> None:
     layout = Layout.of(card, model_version="3", arm="stable", pod="p")
-    body = frame(layout.dump()) + layout.encode(make_record("a", rows=2)).tobytes()
+    body = framed(layout.dump()).tobytes() + layout.encode(make_record("a", rows=2)).tobytes()
     kind = {"content-type": "application/vnd.coalmine.frames"}
     assert (await _post(client, body, "e:1-2", **kind)).json() == {"offset": 1}
     ((_, batch),) = log.read(0, limit_rows=10)

@@ -29,6 +29,7 @@ from coalmine.records import (
     drain_spool,
     spool_stats,
 )
+from coalmine.records._framing import scan
 
 MakeRecord = Callable[..., InferenceRecord]
 ReadIds = Callable[[RecordLog], list[tuple[str, int]]]
@@ -228,6 +229,35 @@ async def test_what_a_killed_emitter_left_is_shipped_from_where_it_was_acknowled
     assert read_ids(collector.log) == _keys([f"{n}{i}" for n in "ab" for i in range(100)], 2)
 
 
+async def test_segments_are_written_over_and_what_was_in_them_is_never_shipped_again(
+    tmp_path: Path, card: ModelCard, make_record: MakeRecord, collector: Any, read_ids: ReadIds
+) -> None:
+    spool = tmp_path / "spool"
+    first = _emitter(spool, collector.url, card, max_bytes=200_000)
+    names = []
+    async with _started(first, close=0.0):
+        for number in range(60):  # 13 segments' worth, shipped as it comes
+            names.append(f"r{number}")
+            first.emit(make_record(names[-1], rows=40))
+            await _until(lambda: first.stats().pending_rows < 400)
+        await _until(lambda: first.stats().pending_rows == 0)
+        collector.moody.mood = "503"
+        assert len(list(spool.iterdir())) < 10  # not one for each
+        for number in range(5):
+            names.append(f"last{number}")
+            first.emit(make_record(names[-1], rows=40))
+        assert spool_stats(spool).pending_rows == first.stats().pending_rows > 0  # read outside
+    files = [(int(path.stem), path.read_bytes()) for path in spool.glob("*.frames")]
+    ends = [(scan(data, seq=seq).end, len(data)) for seq, data in files]
+    assert any(end < size for end, size in ends)  # old frames lie behind the new ones
+    assert first.stats().dropped_rows == 0
+    collector.moody.mood = "ok"
+    async with _started(_emitter(spool, collector.url, card, max_bytes=200_000)) as again:
+        names.append("after")
+        again.emit(make_record("after", rows=40))
+    assert read_ids(collector.log) == _keys(names, 40)
+
+
 async def test_many_threads_emit_at_once(
     tmp_path: Path, card: ModelCard, make_record: MakeRecord, collector: Any, read_ids: ReadIds
 ) -> None:
@@ -315,17 +345,17 @@ async def test_a_segment_whose_first_row_failed_is_used_for_the_next(
 ) -> None:
     spool = tmp_path / "spool"
     emitter = _emitter(spool, collector.url, card, max_bytes=40_000)
-    real, calls = os.writev, 0
+    real, calls = os.pwritev, 0
 
-    def full_at_the_second_call(descriptor: int, parts: Any) -> int:
+    def full_at_the_second_call(descriptor: int, parts: Any, offset: int) -> int:
         nonlocal calls
         calls += 1
         if calls == 2:
             raise OSError(errno.ENOSPC, "No space left on device")
-        return real(descriptor, parts)
+        return real(descriptor, parts, offset)
 
     with monkeypatch.context() as patch:
-        patch.setattr(os, "writev", full_at_the_second_call)
+        patch.setattr(os, "pwritev", full_at_the_second_call)
         emitter.emit(make_record("lost", rows=1))
     emitter.emit(make_record("large", rows=64))
     emitter.emit(make_record("small", rows=64))
@@ -358,17 +388,17 @@ async def test_requests_answered_together_are_kept_in_one_write(
 ) -> None:
     whole = make_record("all", rows=6)
     requests = [AnsweredRequest(f"r{n}", 1.0, "v2", 5, n) for n in (1, 2, 3)]
-    real, calls = os.writev, []
+    real, calls = os.pwritev, []
 
-    def counting(descriptor: int, parts: Any) -> int:
+    def counting(descriptor: int, parts: Any, offset: int) -> int:
         calls.append(descriptor)
-        return real(descriptor, parts)
+        return real(descriptor, parts, offset)
 
     assert whole.outputs is not None
     async with _started(_emitter(tmp_path / "spool", collector.url, card)) as emitter:
         emitter.emit(make_record("first", rows=1))  # begins the segment
         with monkeypatch.context() as patch:
-            patch.setattr(os, "writev", counting)
+            patch.setattr(os, "pwritev", counting)
             emitter.emit_batch(requests, whole.inputs, whole.outputs, batch_rows=6)
         assert len(calls) == 1
         too_few = {"features": np.zeros((5, 24), np.float32)}

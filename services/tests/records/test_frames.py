@@ -23,7 +23,8 @@ from coalmine.records import (
     record_batch,
 )
 from coalmine.records._decode import decode, parse_frames
-from coalmine.records._frame import GROUP, HEAD, PREFIX, Layout, frame, scan
+from coalmine.records._frame import GROUP, HEAD, Layout
+from coalmine.records._framing import PREFIX, framed, scan
 
 MakeRecord = Callable[..., InferenceRecord]
 
@@ -190,6 +191,43 @@ def test_only_whole_frames_are_ever_read(
         assert spoilt.end == max([end for end in ends if end <= flip], default=0)
 
 
+@settings(max_examples=60, deadline=None)
+@given(
+    sizes=st.lists(st.integers(0, 9000), min_size=1, max_size=3),
+    top=st.integers(1, 300),
+    cut=st.integers(0, 60_000),
+    flip=st.integers(0, 60_000),
+    seed=st.integers(0, 9),
+)
+def test_a_large_frame_is_whole_or_it_is_none(
+    sizes: list[int], top: int, cut: int, flip: int, seed: int
+) -> None:
+    """Tensors are not under the CRC but summed, in pieces of any length, and as one when read."""
+    bulk = [np.random.default_rng(seed).bytes(4 * size) for size in [*sizes, 5000]]
+    made = framed(b"t" * top, bulk, rows=7)
+    data = made.tobytes(seq=40)
+    assert len(data) == made.size
+    assert scan(data, seq=40) == ([0], 7, made.size)
+    assert scan(data, seq=41).starts == []
+    assert data[PREFIX:] == b"t" * top + b"".join(bulk)
+    torn = data[:cut]
+    whole = cut >= len(data)
+    assert scan(torn).starts == ([0] if whole else [])
+    assert scan(torn + bytes(len(data) - len(torn))).starts == ([0] if whole else [])
+    broken = bytearray(data)
+    broken[flip % len(data)] ^= 0x10
+    assert scan(bytes(broken)).starts == []
+
+
+def test_a_frame_of_a_former_life_is_stale(card: ModelCard, make_record: MakeRecord) -> None:
+    layout = Layout.of(card, model_version="3", arm="stable", pod="p")
+    one = layout.encode(make_record("r", rows=2))
+    now = one.tobytes(seq=101) + one.tobytes(seq=103)
+    then = one.tobytes(seq=5) + one.tobytes(seq=7)
+    assert scan(now + then, seq=101).rows == 4
+    assert scan(then, seq=105).rows == 0
+
+
 def test_scanning_in_pieces_gives_the_same_rows(card: ModelCard, make_record: MakeRecord) -> None:
     layout = Layout.of(card, model_version="3", arm="stable", pod="p")
     data = b"".join(layout.encode(make_record(f"r{i}", rows=3)).tobytes() for i in range(5))
@@ -213,7 +251,7 @@ def test_a_layout_survives_the_disk_and_says_what_it_is_not(card: ModelCard) -> 
 
 
 def _body(layout: Layout, *frames: bytes) -> bytes:
-    return frame(layout.dump()) + b"".join(frames)
+    return framed(layout.dump()).tobytes() + b"".join(frames)
 
 
 def test_frames_behind_their_layout_are_read_as_they_were_meant(
@@ -238,14 +276,17 @@ def test_a_strangers_frames_are_refused_and_never_break_anything(
 ) -> None:
     """Behind a right checksum anything may lie: what comes of it is a sound batch, or an error."""
     layout = Layout.of(card, model_version="3", arm="stable", pod="p")
-    good = layout.encode(make_record("abc", rows=3)).tobytes()[PREFIX.size :]
+    good = layout.encode(make_record("abc", rows=3)).tobytes()[PREFIX:]
     payload = bytearray(good)
     for at, value in changes:
         payload[at % len(payload)] = value
     for at, word in words:
         payload[4 * at : 4 * at + 4] = word.to_bytes(4, "little")
     try:
-        batch = parse_frames(_body(layout, frame(good), frame(bytes(payload))), rows=6)
+        batch = parse_frames(
+            _body(layout, framed(good, rows=3).tobytes(), framed(bytes(payload), rows=3).tobytes()),
+            rows=6,
+        )
     except MalformedBatchError:
         return
     batch.validate(full=True)
@@ -256,7 +297,7 @@ def test_a_few_bytes_that_claim_to_be_many_rows_are_refused() -> None:
     nothing = ModelCard(name="m", inputs=(), outputs=())
     layout = Layout.of(nothing, model_version="1", arm="stable", pod="p")
     head = HEAD.pack(0, 0, 0, 2**32 - 1, 1, 200, 0, 1, 1, 0)
-    body = _body(layout, frame(GROUP.pack(1, 2**32 - 1) + head + b"r"))
+    body = _body(layout, framed(GROUP.pack(1, 2**32 - 1) + head + b"r", rows=2**32 - 1).tobytes())
     with pytest.raises(MalformedBatchError, match="at most"):
         parse_frames(body, rows=2**32 - 1)
     with pytest.raises(MalformedBatchError, match="4294967295 rows in the frames, 1 in"):
@@ -265,7 +306,12 @@ def test_a_few_bytes_that_claim_to_be_many_rows_are_refused() -> None:
 
 @pytest.mark.parametrize(
     "body",
-    [b"", b"\0" * 64, frame(b"[" * 100_000) + frame(b"x" * 60), frame(b"{}") + frame(b"x" * 60)],
+    [
+        b"",
+        b"\0" * 64,
+        framed(b"[" * 100_000).tobytes() + framed(b"x" * 60, rows=1).tobytes(),
+        framed(b"{}").tobytes() + framed(b"x" * 60, rows=1).tobytes(),
+    ],
     ids=["nothing", "zeros", "deep", "no-layout"],
 )
 def test_what_is_no_frames_is_refused(body: bytes) -> None:
@@ -274,7 +320,7 @@ def test_what_is_no_frames_is_refused(body: bytes) -> None:
 
 
 def test_zeros_are_not_frames() -> None:
-    assert scan(frame(b"")).starts == []  # a file of zeros is not a row of empty frames
+    assert scan(framed(b"").tobytes()).starts == []  # a file of zeros is not a row of empty frames
     assert scan(bytes(4096)).starts == []
 
 

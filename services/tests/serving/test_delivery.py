@@ -19,7 +19,8 @@ from coalmine.clock import SYSTEM_CLOCK
 from coalmine.protocol import Tensors
 from coalmine.records import RecordEmitter
 from coalmine.records._decode import decode
-from coalmine.records._frame import Layout, scan
+from coalmine.records._frame import Layout
+from coalmine.records._framing import scan
 from coalmine.serving import Servable, ServeOptions
 from coalmine.serving._delivery import Request
 from coalmine.serving._metrics import ServerMetrics

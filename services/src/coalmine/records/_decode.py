@@ -14,16 +14,8 @@ from numpy.typing import NDArray
 
 from coalmine.modeldir import ModelCard
 from coalmine.records._errors import MalformedBatchError, SchemaError
-from coalmine.records._frame import (
-    GROUP,
-    HEAD,
-    HEAD_DTYPE,
-    PREFIX,
-    PROTOCOLS,
-    Layout,
-    Scan,
-    scan,
-)
+from coalmine.records._frame import GROUP, HEAD, HEAD_DTYPE, PROTOCOLS, Layout
+from coalmine.records._framing import PREFIX, Scan, scan
 from coalmine.records._types import InferenceRecord
 
 __all__ = ["FRAMES_TYPE", "decode", "parse_frames", "record_batch"]
@@ -49,7 +41,7 @@ def parse_frames(body: bytes, *, rows: int) -> pa.RecordBatch:
             f"{found.rows} rows in the frames, {rows} in x-coalmine-batch; at most {_MAX_ROWS}"
         )
     try:
-        batch = decode(body, found, layout=_layout(body[PREFIX.size : header.end]))
+        batch = decode(body, found, layout=_layout(body[PREFIX : header.end]))
         batch.validate(full=True)
     except _UNREADABLE as error:
         raise MalformedBatchError(f"not frames of records: {error}") from error
@@ -71,7 +63,7 @@ def _layout(payload: bytes) -> Layout:
 def decode(data: bytes | memoryview, found: Scan, *, layout: Layout) -> pa.RecordBatch:
     """The record batch of scanned frames, one row per instance."""
     view = memoryview(data)
-    frames = [start + PREFIX.size for start in found.starts]
+    frames = [start + PREFIX for start in found.starts]
     counts = [GROUP.unpack_from(view, at)[0] for at in frames]
     begins = np.array(frames, np.int64) + GROUP.size
     ids = begins + np.array(counts, np.int64) * HEAD.size

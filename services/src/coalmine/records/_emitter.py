@@ -12,7 +12,8 @@ from typing import Any
 from numpy.typing import NDArray
 
 from coalmine.modeldir import ModelCard
-from coalmine.records._frame import Layout, frame
+from coalmine.records._frame import Layout
+from coalmine.records._framing import framed
 from coalmine.records._shipper import Shipper
 from coalmine.records._sink import open_sink
 from coalmine.records._spool import Spool
@@ -45,7 +46,7 @@ class RecordEmitter:
         self._layout = Layout.of(
             card, model_version=model_version, arm=arm, pod=pod or socket.gethostname()
         )
-        self._header = frame(self._layout.dump())
+        self._header = framed(self._layout.dump())
         sink = open_sink(sink_url)
         self._spool = Spool(spool_dir, header=self._header, max_bytes=max_bytes)
         self._shipper = Shipper(self._spool, sink)
@@ -60,7 +61,7 @@ class RecordEmitter:
         other._layout = Layout.of(
             card, model_version=model_version, arm=self._layout.arm, pod=self._layout.pod
         )
-        other._header = frame(other._layout.dump())
+        other._header = framed(other._layout.dump())
         return other
 
     async def start(self) -> None:
@@ -118,7 +119,7 @@ def drain_spool(spool_dir: Path, sink_url: str, *, timeout: float) -> SpoolStats
     if not spool_dir.exists():
         return SpoolStats()
     sink = open_sink(sink_url)
-    spool = Spool(spool_dir, header=b"", max_bytes=0)
+    spool = Spool(spool_dir, header=framed(b""), max_bytes=0)
     shipper = Shipper(spool, sink)
     shipper.start()
     shipper.stop(timeout)

@@ -1,9 +1,9 @@
-"""Frames: how records lie in the spool, and how they become Arrow batches.
+"""How records lie in a frame, and how they are put there.
 
-A frame is `length, crc32, payload`, and holds the requests of one batch: their number and rows, a
-fixed head for each, their ids, their errors, and the tensors of all rows as they are in memory, in
-the order of the card. Encoding is on the hot path of a prediction, so it is paid per batch, copies
-nothing large, and knows nothing of columns; decoding happens in the shipper, many frames at once.
+A frame holds the requests of one batch: their number and rows, a fixed head for each, their ids,
+their errors, and the tensors of all rows as they are in memory, in the order of the card. Encoding
+is on the hot path of a prediction, so it is paid per batch, copies nothing large, and knows nothing
+of columns; decoding is the other side's work, many frames at once.
 """
 
 from __future__ import annotations
@@ -14,7 +14,6 @@ import struct
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
-from zlib import crc32
 
 import numpy as np
 import pyarrow as pa
@@ -22,25 +21,12 @@ from numpy.typing import NDArray
 
 from coalmine.modeldir import ModelCard
 from coalmine.records._errors import SchemaError
+from coalmine.records._framing import Frame, framed
 from coalmine.records._schema import record_schema
 from coalmine.records._types import AnsweredRequest, InferenceRecord
 
-__all__ = [
-    "GROUP",
-    "HEAD",
-    "HEAD_DTYPE",
-    "PREFIX",
-    "PROTOCOLS",
-    "Frame",
-    "Layout",
-    "Scan",
-    "first_payload",
-    "frame",
-    "framed",
-    "scan",
-]
+__all__ = ["GROUP", "HEAD", "HEAD_DTYPE", "PROTOCOLS", "Layout"]
 
-PREFIX = struct.Struct("<II")  # payload length, crc32 of the payload
 GROUP = struct.Struct("<II")  # requests in the frame, and their rows
 HEAD = struct.Struct("<qqqIihBBHH")
 HEAD_DTYPE = np.dtype(
@@ -58,14 +44,14 @@ HEAD_DTYPE = np.dtype(
     ]
 )
 #: Of the frames themselves; a file of another version cannot be read, and counts as corrupt.
-_VERSION = 2
+_VERSION = 3
 
 PROTOCOLS = ("v1", "v2", "grpc")
 _PROTOCOL_CODES = {name: code for code, name in enumerate(PROTOCOLS)}
 
 _MAX_TEXT = 2**16 - 1
-#: A payload of fewer bytes, or of more pieces, is written in one piece: copying it costs less.
-_SMALL, _PIECES = 32 * 1024, 64
+#: A tensor of fewer bytes is copied: that costs less than to look at it where it is.
+_SMALL = 4096
 
 _DTYPES = {
     "BOOL": "?", "UINT8": "u1", "UINT16": "<u2", "UINT32": "<u4", "UINT64": "<u8", "INT8": "i1",
@@ -158,13 +144,12 @@ class Layout:
             len(next(iter(record.inputs.values()))) if answered else 1,
             record.queue_us,
         )
+        error = b"" if record.error is None else _encoded(record.error)
+        top, rows = _top([request], record.batch_rows, answered, status=record.status, error=error)
         tensors = []
         if record.outputs is not None:
-            tensors = self._encode_tensors(record.inputs, record.outputs, rows=request.rows)
-        error = b"" if record.error is None else _encoded(record.error)
-        return _assemble(
-            [request], tensors, answered, record.batch_rows, status=record.status, error=error
-        )
+            tensors = self._encode_tensors(record.inputs, record.outputs, rows=rows)
+        return framed(top, tensors, rows=rows)
 
     def encode_batch(
         self,
@@ -175,9 +160,8 @@ class Layout:
         batch_rows: int,
     ) -> Frame:
         """The frame of requests that were answered together; the tensors hold all their rows."""
-        rows = sum([request.rows for request in requests])
-        tensors = self._encode_tensors(inputs, outputs, rows=rows)
-        return _assemble(requests, tensors, True, batch_rows)
+        top, rows = _top(requests, batch_rows)
+        return framed(top, self._encode_tensors(inputs, outputs, rows=rows), rows=rows)
 
     def _encode_tensors(
         self, inputs: Mapping[str, NDArray[Any]], outputs: Mapping[str, NDArray[Any]], *, rows: int
@@ -185,11 +169,11 @@ class Layout:
         parts: list[Any] = []
         for name, output, dtype, width, _ in self.plain:
             array = outputs[name] if output else inputs[name]
-            if array.dtype != dtype:
+            if array.dtype is not dtype and array.dtype != dtype:
                 array = array.astype(dtype)
             if array.size != rows * width:
                 raise ValueError(f"{name}: {array.shape} is not {rows} rows of {width}")
-            parts.append(np.ascontiguousarray(array).reshape(-1).view(np.uint8))
+            parts.append(array.tobytes() if array.nbytes < _SMALL else _bytes_of(array))
         if self.texts:
             parts.append(self._encode_texts(inputs, outputs, rows=rows))
         return parts
@@ -206,25 +190,23 @@ class Layout:
         return json.dumps(texts).encode()
 
 
-def _assemble(
+def _top(
     requests: Sequence[AnsweredRequest],
-    tensors: list[Any],
-    answered: bool,
     batch_rows: int,
+    answered: bool = True,
     *,
     status: int = 200,
     error: bytes = b"",
-) -> Frame:
-    """A frame; `error` is that of the only request."""
-    ids = [_encoded(request[0]) for request in requests]
-    heads = []
-    total = 0
-    for (_, time, protocol, latency_us, rows, queue_us), identifier in zip(
-        requests, ids, strict=True
-    ):
+) -> tuple[bytes, int]:
+    """All of a frame but its tensors, and its rows; `error` is that of the only request."""
+    heads, ids = [b""], []
+    total, error_length = 0, len(error)
+    for text, time, protocol, latency_us, rows, queue_us in requests:
         if rows < 1:
             raise ValueError("a record of no instances")
         total += rows
+        identifier = _encoded(text)
+        ids.append(identifier)
         heads.append(
             HEAD.pack(
                 int(time * 1_000_000),
@@ -236,86 +218,17 @@ def _assemble(
                 _PROTOCOL_CODES[protocol],
                 answered,
                 len(identifier),
-                len(error),
+                error_length,
             )
         )
-    top = b"".join((GROUP.pack(len(requests), total), *heads, *ids, error))
-    return framed([top, *tensors], total)
+    heads[0] = GROUP.pack(len(ids), total)
+    heads += ids
+    heads.append(error)
+    return b"".join(heads), total
 
 
-class Frame(NamedTuple):
-    """A frame as it is written: pieces to be put one after another."""
-
-    parts: Sequence[Any]
-    """The length and checksum, then the payload."""
-
-    size: int
-    """Bytes of all parts."""
-
-    rows: int
-
-    def tobytes(self) -> bytes:
-        """The frame in one piece."""
-        return b"".join(self.parts)
-
-
-class Scan(NamedTuple):
-    """The whole frames at the beginning of some bytes."""
-
-    starts: list[int]
-    """Where each frame begins."""
-
-    rows: int
-    end: int
-    """Where the last whole frame ends; beyond it is a torn frame, or nothing."""
-
-
-def frame(payload: bytes) -> bytes:
-    """A payload with its length and checksum in front."""
-    return framed([payload], 0).tobytes()
-
-
-def framed(payload: Sequence[Any], rows: int) -> Frame:
-    """The frame of a payload in pieces of bytes."""
-    length = sum(map(len, payload))
-    if length < _SMALL or len(payload) > _PIECES:
-        payload = [b"".join(payload)]
-    checksum = 0
-    for part in payload:
-        checksum = crc32(part, checksum)
-    return Frame((PREFIX.pack(length, checksum), *payload), length + PREFIX.size, rows)
-
-
-def first_payload(data: bytes) -> bytes | None:
-    """The payload of the first frame, None if that is torn."""
-    found = scan(data, max_frames=1)
-    return data[PREFIX.size : found.end] if found.starts else None
-
-
-def scan(
-    data: bytes | memoryview,
-    *,
-    start: int = 0,
-    max_rows: int = 2**62,
-    max_bytes: int = 2**62,
-    max_frames: int = 2**62,
-) -> Scan:
-    """Find frames from `start` until one is torn or a bound is exceeded (but at least one)."""
-    view = memoryview(data)
-    starts: list[int] = []
-    rows, position, end = 0, start, len(view)
-    while position + PREFIX.size <= end and len(starts) < max_frames:
-        length, checksum = PREFIX.unpack_from(view, position)
-        stop = position + PREFIX.size + length
-        if length < 1 or stop > end or crc32(view[position + PREFIX.size : stop]) != checksum:
-            break
-        count = GROUP.unpack_from(view, position + PREFIX.size)[1] if length >= GROUP.size else 0
-        if starts and (rows + count > max_rows or stop - start > max_bytes):
-            break
-        starts.append(position)
-        rows += count
-        position = stop
-    return Scan(starts, rows, position)
+def _bytes_of(array: NDArray[Any]) -> NDArray[np.uint8]:
+    return np.ascontiguousarray(array).reshape(-1).view(np.uint8)
 
 
 def _encoded(text: str) -> bytes:

@@ -11,8 +11,9 @@ import random
 import threading
 import time
 
+from coalmine.records._segment import Chunk
 from coalmine.records._sink import Sink
-from coalmine.records._spool import Chunk, Spool
+from coalmine.records._spool import Spool
 from coalmine.records._types import BatchId
 
 __all__ = ["Shipper"]

@@ -15,7 +15,7 @@ from coalmine.records._errors import (
 )
 from coalmine.records._log import RecordLog, open_log
 from coalmine.records._post import Poster
-from coalmine.records._spool import Chunk
+from coalmine.records._segment import Chunk
 from coalmine.records._types import BatchId
 
 __all__ = ["Delivery", "Sink", "open_sink"]

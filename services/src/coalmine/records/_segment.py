@@ -1,0 +1,150 @@
+"""Segments: the files of a spool, and where to stop in them on the way to the collector."""
+
+from __future__ import annotations
+
+import os
+from collections import deque
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import NamedTuple
+
+from coalmine.records._errors import SchemaError
+from coalmine.records._frame import Layout
+from coalmine.records._framing import PREFIX, first_payload, scan
+
+__all__ = ["SPARE", "SUFFIX", "Chunk", "Mark", "Segment", "last_seq", "recover"]
+
+SUFFIX = ".frames"
+#: Of a segment that was shipped, to be written over.
+SPARE = ".spare"
+#: What is shipped at once, about: large, since a delivery costs the server the same for any size;
+#: bounded, since the other side holds all of it while it is decoded.
+_CHUNK_BYTES = 2 * 1024**2
+_CHUNK_ROWS = 32 * 1024
+
+
+class Chunk(NamedTuple):
+    """Some whole frames of one segment, to be shipped together: they stay where they are."""
+
+    header: bytes
+    """The frame with their layout."""
+
+    path: Path
+    start: int
+    """Offset of the first of them in the file."""
+
+    size: int
+    first: int
+    """Sequence number of their first row."""
+
+    last: int
+    is_newest: bool
+    """Whether nothing was behind them when they were taken."""
+
+    @property
+    def rows(self) -> int:
+        """How many rows they hold."""
+        return self.last - self.first + 1
+
+    def body(self) -> bytes:
+        """The header and the frames."""
+        with self.path.open("rb") as file:
+            file.seek(self.start)
+            return self.header + file.read(self.size)
+
+
+class Mark(NamedTuple):
+    """A place between two frames of a segment."""
+
+    offset: int
+    seq: int
+    """Of the first row behind it."""
+
+
+@dataclass(slots=True)
+class Segment:
+    path: Path
+    first: int
+    """Sequence number of its first row."""
+
+    size: int
+    fd: int = -1
+    header: bytes = b""
+    marks: deque[Mark] = field(default_factory=deque)
+    """The beginning, and where to stop on the way to its end."""
+
+    is_ours: bool = True
+    """Whether this process writes it; what another left is looked through when its turn comes."""
+
+    def begin(self, header: bytes) -> None:
+        """Note that the header is there, and nothing else yet."""
+        self.header = header
+        self.marks.append(Mark(self.size, self.first))
+
+    def mark(self, seq: int, *, coming: int = 0) -> None:
+        """Note the end as a place to stop, if what is `coming` would make too much at once."""
+        last = self.marks[-1]
+        size = self.size - last.offset
+        if size and (size + coming >= _CHUNK_BYTES or seq - last.seq >= _CHUNK_ROWS):
+            self.marks.append(Mark(self.size, seq))
+
+    def survey(self, *, acknowledged: int) -> None:
+        """Mark the whole frames that another process wrote and that are not acknowledged."""
+        data = self.path.read_bytes()[: self.size]
+        payload = first_payload(data, seq=self.first) or b""
+        try:
+            Layout.load(payload)
+        except SchemaError:  # then no frame of it is read, and its rows count as corrupt
+            self.marks.append(Mark(self.size, max(self.first, acknowledged + 1)))
+            return
+        self.header = data[: PREFIX + len(payload)]
+        place = Mark(len(self.header), self.first)
+        if (behind := acknowledged - self.first + 1) > 0:
+            skipped = scan(data, start=place.offset, seq=place.seq, max_rows=behind)
+            place = Mark(skipped.end, place.seq + skipped.rows)
+        self.marks.append(place)
+        while True:
+            found = scan(
+                data,
+                start=place.offset,
+                seq=place.seq,
+                max_rows=_CHUNK_ROWS,
+                max_bytes=_CHUNK_BYTES,
+            )
+            if not found.starts:
+                return
+            place = Mark(found.end, place.seq + found.rows)
+            self.marks.append(place)
+
+
+def recover(directory: Path, acknowledged: int) -> tuple[deque[Segment], int]:
+    """The segments that still hold something to ship, and the next sequence number."""
+    for spare in directory.glob(f"*{SPARE}"):
+        spare.unlink()
+    paths = sorted(directory.glob(f"*{SUFFIX}"))
+    segments = [Segment(path, int(path.stem), path.stat().st_size, is_ours=False) for path in paths]
+    if not segments:
+        return deque(), acknowledged + 1
+    newest = segments[-1]
+    data = newest.path.read_bytes()
+    newest_end = last_seq(data, first=newest.first)
+    last = max(acknowledged, newest_end)
+    if newest_end < newest.first:
+        # Killed before its first row: the next segment will have the same name.
+        segments.pop().path.unlink()
+    else:
+        newest.size = scan(data, seq=newest.first).end
+        os.truncate(newest.path, newest.size)
+    ends = [*(segment.first - 1 for segment in segments[1:]), last][: len(segments)]
+    kept: deque[Segment] = deque()
+    for segment, end in zip(segments, ends, strict=True):
+        if end > acknowledged:
+            kept.append(segment)
+        else:
+            segment.path.unlink()
+    return kept, last + 1
+
+
+def last_seq(data: bytes, *, first: int) -> int:
+    found = scan(data, seq=first)
+    return first - 1 + found.rows
