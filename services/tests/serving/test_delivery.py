@@ -185,6 +185,10 @@ async def test_what_is_counted(hosted: Hosted) -> None:
     assert value("coalmine_batch_rows_bucket", le="+Inf") == 4
     assert value("coalmine_queue_duration_seconds_count") == 4
     assert value("coalmine_requests_shed_total", reason="deadline") == 0
+    # KServe's own name, of all versions together.
+    assert lines['request_predict_seconds_count{model_name="toy"}'] == 4
+    assert lines['request_predict_seconds_sum{model_name="toy"}'] > 0
+    assert not any(key.startswith("request_preprocess_seconds") for key in lines)
 
 
 async def test_an_answered_request_is_forgotten_at_once(hosted: Hosted) -> None:

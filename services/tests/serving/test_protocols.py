@@ -207,3 +207,6 @@ async def test_metrics(toy: Any, client: httpx.AsyncClient) -> None:
     assert 'le="0.0001"' in text
     assert "coalmine_inflight_requests" in text
     assert "coalmine_batch_rows_bucket" in text
+    assert 'request_predict_seconds_bucket{le="0.0001",model_name="toy"}' in text, (
+        "as KServe has it"
+    )

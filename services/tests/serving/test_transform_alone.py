@@ -140,6 +140,8 @@ def test_several_workers_answer_as_one(alone: Any, predictor: Any, truth: Any) -
     text = httpx.get(f"{served.url}/metrics").text
     requests = [line for line in text.splitlines() if line.startswith("coalmine_requests_total{")]
     assert sum(float(line.split()[-1]) for line in requests) == 20, "of both"
+    for step in ("preprocess", "predict", "postprocess"):  # KServe's own names
+        assert f'request_{step}_seconds_count{{model_name="toy"}} 20.0' in text
     assert served.stop() == 0
 
 

@@ -96,6 +96,7 @@ def deliver(
     if not answered:
         return
     metrics.rows.observe(rows, len(answered))
+    metrics.stepped(computed.steps, running=ran - started, requests=len(answered))
     observe, count = metrics.queue.observe, metrics.answered
     records = []
     for request in answered:

@@ -13,6 +13,8 @@ from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.core import CounterMetricFamily, HistogramMetricFamily, Metric
 from prometheus_client.registry import Collector
 
+from coalmine.serving._batch import Steps
+
 __all__ = ["ModelMetrics", "ServerMetrics"]
 
 _SECONDS = (
@@ -22,6 +24,8 @@ _ROWS = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024, 2048, 4096)
 _MODEL = ("model_name", "revision", "arm")
 _PROTOCOLS = ("v1", "v2", "grpc")
 _REASONS = ("concurrency", "queue", "deadline")
+#: The steps that KServe's own server times, under the names it gives them.
+_STEPS = ("preprocess", "predict", "postprocess")
 
 
 class _Histogram:
@@ -37,6 +41,10 @@ class _Histogram:
     def observe(self, value: float, times: int = 1) -> None:
         self.counts[bisect_left(self._bounds, value)] += times
         self.sum += value * times
+
+    def add(self, other: _Histogram) -> None:
+        self.counts = [a + b for a, b in zip(self.counts, other.counts, strict=True)]
+        self.sum += other.sum
 
     def add_to(self, family: HistogramMetricFamily, labels: Sequence[str]) -> None:
         total = 0
@@ -67,6 +75,7 @@ class ModelMetrics:
         self.durations = {protocol: _Histogram(_SECONDS) for protocol in _PROTOCOLS}
         self.rows = _Histogram(_ROWS)
         self.queue = _Histogram(_SECONDS)
+        self.steps = {step: _Histogram(_SECONDS) for step in _STEPS}
         self.refused = dict.fromkeys(_REASONS, 0)
         self.failed_seconds = 0.0
         """Of the requests that were not answered by 200; a part of `durations`."""
@@ -94,6 +103,14 @@ class ModelMetrics:
         executions.running += running
         executions.writing += writing
         self.last_run = time
+
+    def stepped(self, steps: Steps | None, *, running: float, requests: int) -> None:
+        """Time the steps of requests that were run together, all of them in `running` seconds."""
+        if steps is not None:
+            running = steps.predicted - steps.preprocessed
+            self.steps["preprocess"].observe(steps.preprocessed - steps.began, requests)
+            self.steps["postprocess"].observe(steps.ended - steps.predicted, requests)
+        self.steps["predict"].observe(running, requests)
 
     def shed(self, reason: str) -> None:
         """Count a request that was refused."""
@@ -165,7 +182,20 @@ class ServerMetrics:
             model.queue.add_to(queue, labels)
             for reason, count in list(model.refused.items()):
                 shed.add_metric((*labels, reason), count)
-        return (requests, durations, rows, queue, shed, batches, compute)
+        return (requests, durations, rows, queue, shed, batches, compute, *self._kserve_families())
+
+    def _kserve_families(self) -> Iterable[Metric]:
+        """KServe's names: what dashboards made for its server show. It knows no versions."""
+        for step in _STEPS:
+            text = f"{step.capitalize()} of a request, in KServe's terms."
+            family = HistogramMetricFamily(f"request_{step}_seconds", text, labels=["model_name"])
+            by_name: dict[str, _Histogram] = {}
+            for (name, _, _), model in list(self._models.items()):
+                if sum(model.steps[step].counts):
+                    by_name.setdefault(name, _Histogram(_SECONDS)).add(model.steps[step])
+            for name, histogram in by_name.items():
+                histogram.add_to(family, [name])
+            yield family
 
 
 def _bound(value: float) -> str:

@@ -28,7 +28,8 @@ _MODEL = re.compile(
 )
 
 
-_FIXED = ("/", "/metrics", "/v2", "/v2/", "/v2/health/live", "/v2/health/ready")
+_LISTS = ("/v1/models", "/v2/models")
+_FIXED = ("/", "/metrics", "/v2", "/v2/", "/v2/health/live", "/v2/health/ready", *_LISTS)
 _ALLOW = (b"allow", b"GET, HEAD")
 
 
@@ -58,6 +59,9 @@ class Probes:
             await self._send(send, {"status": "alive"} if path == "/" else {"live": True})
         elif path == "/v2/health/ready":
             await self._ready(send)
+        elif path in _LISTS:
+            names = [servable.name for servable in self._plane.repository.serving()]
+            await self._send(send, {"models": names})
         elif route is not None:
             await self._model(route, send)
         else:

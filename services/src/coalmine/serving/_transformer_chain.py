@@ -12,6 +12,7 @@ import numpy as np
 
 from coalmine.clock import SYSTEM_CLOCK, Clock
 from coalmine.protocol import ProtocolError, Signature, SignatureError, Tensors
+from coalmine.serving._batch import Steps
 from coalmine.serving._errors import ModelFailedError, PredictorUnavailableError
 from coalmine.serving._spans import span_of_step
 from coalmine.serving._transform import Transforming, client_signature
@@ -64,6 +65,8 @@ class Chained:
     headers: dict[str, str]
     """Who answered, in the predictor's words."""
 
+    steps: Steps
+
 
 class Chain:
     """A transformer and a connection to its predictor; made and used on one event loop."""
@@ -85,6 +88,7 @@ class Chain:
             transformer, Signature(described.inputs, described.outputs)
         )
         self.version = described.version
+        self._clock = clock
         self._inline_rows = _inline_rows(transformer, clock)
         self._pool = ThreadPoolExecutor(_THREADS, thread_name_prefix="transformer")
 
@@ -109,8 +113,10 @@ class Chain:
         SignatureError for what cannot be transformed; ModelFailedError if the transformer breaks;
         else the predictor's own errors (`_transformer_remote.failure`).
         """
+        began = self._clock.monotonic()
         with span_of_step("preprocess"):
             features = await self._call(self._preprocess, tensors, rows)
+        preprocessed = self._clock.monotonic()
         limit = self._options.timeout
         with span_of_step("predict", elsewhere=True) as trace:
 
@@ -124,9 +130,11 @@ class Chain:
                 retries=self._options.retries,
                 timeout=limit if timeout is None else min(limit, timeout),
             )
+        predicted = self._clock.monotonic()
         with span_of_step("postprocess"):
             outputs = await self._call(self._postprocess, answer.outputs, rows)
-        return Chained(features, answer.outputs, outputs, answer.headers)
+        steps = Steps(began, preprocessed, predicted, self._clock.monotonic())
+        return Chained(features, answer.outputs, outputs, answer.headers, steps)
 
     def knows(self, described: Described) -> bool:
         """Whether this is what the predictor said when the chain was made."""

@@ -69,6 +69,7 @@ class RemoteServable(Servable):
         request.reply = request.encode(chained.outputs)
         took = self._clock.monotonic() - request.arrived
         self.metrics.answered(request.protocol, 200, took)
+        self.metrics.stepped(chained.steps, running=took, requests=1)
 
     async def _ask(
         self, tensors: Tensors, rows: int, identifier: str, *, timeout: float | None = None
