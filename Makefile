@@ -8,13 +8,15 @@ UV := .tools/bin/uv
 MEMBERS := services transformers monitors loadtests
 # Which tests: the slow ones are long simulations and the other four scenarios of the demo.
 MARK ?= not slow
+# Runs of each world of `make bench-rollout`.
+RUNS ?= 300
 COMPILE := $(UV) pip compile --quiet --universal --python-version 3.11 --generate-hashes \
 	--no-emit-index-url --no-annotate --custom-compile-command "make lock"
 
 # One environment each for the servers that Coalmine is measured beside.
 PEERS := $(basename $(notdir $(wildcard loadtests/peers/*.in)))
 
-.PHONY: help setup lock check format test test-gpu demo bench bench-serving clean
+.PHONY: help setup lock check format test test-gpu demo bench bench-serving bench-rollout clean
 .DEFAULT_GOAL := help
 
 help: ## Show this help
@@ -67,6 +69,9 @@ bench: setup ## Measure, and print ratios
 
 bench-serving: setup ## Measure the server beside its peers (25 minutes; needs wrk, nghttp2-client, nginx-light)
 	$(BIN)/coalmine bench serving --docs docs/benchmarks.md --plots docs/benchmarks
+
+bench-rollout: setup ## Simulate rollouts, judged by us and by others' rules (10 minutes; RUNS=300)
+	$(BIN)/coalmine bench rollout --runs $(RUNS) --docs docs/benchmarks-rollout.md --plots docs/benchmarks
 
 clean: ## Remove the environments, caches and local state
 	rm -rf $(VENV) .venv-gpu .tools .bench .coalmine .mypy_cache .ruff_cache .pytest_cache coalmine-report

@@ -52,6 +52,7 @@ def looks(
                     requests=n,
                     errors=int(rng.binomial(n, min(1.0, error_rate))),
                     slow=int(rng.binomial(n, 0.05)),
+                    tail=int(rng.binomial(n, 0.01)),
                     labelled=n,
                     correct=int(rng.binomial(n, accuracy)),
                 )
@@ -97,7 +98,7 @@ def test_equal_arms_are_rolled_back_in_at_most_5_percent() -> None:
 
 @pytest.mark.slow
 def test_doubled_errors_are_caught_in_at_least_85_percent() -> None:
-    # 85 % is what is promised; three standard errors of 200 runs are 7.6 points.
+    # docs/benchmarks-rollout.md has it of 4,000 runs; a standard error of these is 2.5 points.
     assert share(rolled_back(2, times=2.0)) >= 0.85 - 0.025
 
 
@@ -140,8 +141,10 @@ def paired_labels_until_regression(run: int) -> int:
 
 @pytest.mark.slow
 def test_two_points_of_accuracy_are_missed_after_few_paired_labels() -> None:
+    """2,500 at the 90th percentile (`coalmine bench rollout --world labels`); here with noise."""
     labels = sorted(paired_labels_until_regression(run) for run in range(100))
-    assert labels[50] <= 2500
+    assert labels[50] <= 1500
+    assert labels[89] <= 3000
 
 
 @pytest.mark.slow

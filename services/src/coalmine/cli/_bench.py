@@ -1,4 +1,4 @@
-"""`coalmine bench`: the gateway and the server as ratios; beside the peers; rollouts under load."""
+"""`coalmine bench`: the gateway and the server as ratios; beside the peers; rollouts."""
 
 from __future__ import annotations
 
@@ -235,3 +235,68 @@ def weights(
     raise typer.Exit(
         change_weights(changes=changes, connections=connections, limit=limit, json=json)
     )
+
+
+@app.command(
+    epilog="Examples:  coalmine bench rollout --runs 4000 --world null --world errors  |  "
+    "coalmine bench rollout --report bench-rollout.json"
+)
+def rollout(
+    runs: Annotated[int, typer.Option(help="Runs of each world", min=1)] = 300,
+    seed: Annotated[int, typer.Option(help="The same seed gives the same numbers", min=0)] = 1,
+    world: Annotated[
+        list[str] | None,
+        typer.Option(help="A world (null), a kind (errors, p99) or labels; repeatable"),
+    ] = None,
+    rule: Annotated[
+        list[str] | None,
+        typer.Option(help="How a rule's name begins (coalmine, argo); repeatable"),
+    ] = None,
+    processes: Annotated[int, typer.Option(help="Processes that share the runs", min=1)] = 1,
+    json: Annotated[Path | None, typer.Option(help="Write the numbers into this file")] = None,
+    report: Annotated[
+        list[Path] | None,
+        typer.Option(help="Simulate nothing: show these numbers; repeatable", exists=True),
+    ] = None,
+    docs: Annotated[
+        Path | None, typer.Option(help="Rewrite the table in this document", exists=True)
+    ] = None,
+    plots: Annotated[Path | None, typer.Option(help="Write the plot into this directory")] = None,
+) -> None:
+    """Simulate rollouts, and judge them by our evidence and by the rules of others.
+
+    A run is half an hour of a candidate beside a baseline, at 5 requests a second each, looked at
+    every minute. Exits 1 if a bar is missed.
+    """
+    from rich.console import Console
+
+    from coalmine_loadtests.verdicts import (
+        RolloutBenchError,
+        RolloutBenchOptions,
+        missed,
+        print_table,
+        read_results,
+        run_rollout_bench,
+        write_rollout_report,
+    )
+
+    console = Console()
+    try:
+        if report:
+            results = read_results(report)
+        else:
+            options = RolloutBenchOptions(
+                runs=runs,
+                seed=seed,
+                worlds=tuple(world or ()),
+                rules=tuple(rule or ()),
+                processes=processes,
+            )
+            results = run_rollout_bench(options, console=console)
+        print_table(results, console)
+        for path in write_rollout_report(results, json=json, docs=docs, plots=plots):
+            console.print(f"wrote {path}")
+    except RolloutBenchError as error:
+        typer.echo(f"error: {error}", err=True)
+        raise typer.Exit(2) from None
+    raise typer.Exit(1 if missed(results) else 0)

@@ -8,11 +8,12 @@ data at all gives.
 The significance of a rollout is a budget, spent once however often one looks and over all its
 stages:
 
-- 3/4 of it may be spent on rolling back a candidate that is no worse. It is split over the metrics
+- All of it may be spent on rolling back a candidate that is no worse. It is split over the metrics
   that the policy guards: where one is not guarded, the others get its part. Errors and accuracy
   get most, since they are hard to see; accuracy's part is split over its sources.
-- 1/4 may be spent on promoting one that is worse by a margin. All guards must pass, so each may be
-  tested at the whole of it (an intersection-union test; Berger, Technometrics 24, 1982).
+- A quarter as much may be spent on promoting one that is worse by a margin, which is the other
+  error. All guards must pass, so each may be tested at the whole of it (an intersection-union test;
+  Berger, Technometrics 24, 1982).
 
 A regression must be large as well as significant: a quarter of the margin at least. Before the
 canary has all the traffic, users lose only its share of what it loses; so a step to weight w needs
@@ -38,15 +39,16 @@ __all__ = ["Policy", "Verdict", "VerdictKind", "decide"]
 
 VerdictKind = Literal["regression", "non_inferior", "insufficient_evidence"]
 
-_WORSE_BUDGET, _WITHIN_BUDGET = 0.75, 0.25
+#: Of the significance, that of promoting what is worse by the margin.
+_WITHIN_BUDGET = 0.25
 #: Parts of the budget for regressions, by what it takes to see one (docs/rollouts.md): doubled
 #: errors at 5 requests a second in half an hour, two points of accuracy in 2,500 labelled pairs, a
 #: p99 up by 30 %.
 _PARTS: dict[Metric, float] = {
-    "error_rate": 0.46,
-    "slow_rate": 0.03,
-    "tail_rate": 0.15,
-    "accuracy": 0.36,
+    "error_rate": 0.43,
+    "slow_rate": 0.02,
+    "tail_rate": 0.21,
+    "accuracy": 0.34,
     "prediction_drift": 0.15,
 }
 #: Of accuracy's part, where there is a shadow stage: pairs tell more than labels on a split.
@@ -147,7 +149,7 @@ def _guards(evidence: Evidence, policy: Policy) -> tuple[GuardResult, ...]:
         return Levels(
             margin=getattr(policy.guards, metric),
             exposure=policy.exposure,
-            worse=policy.significance * _WORSE_BUDGET * _PARTS[metric] / whole * source,
+            worse=policy.significance * _PARTS[metric] / whole * source,
             within=policy.significance * _WITHIN_BUDGET * source,
         )
 

@@ -164,7 +164,8 @@ class RolloutSpec(_Spec):
 
     guards: GuardsSpec = GuardsSpec()
     significance: Annotated[float, Field(gt=0, lt=0.5)] = 0.05
-    """False-alarm budget of a whole rollout: 3/4 for false rollbacks, 1/4 for false promotions."""
+    """How often a good candidate may be rolled back at most, over a whole rollout and all guards.
+    One that is worse by a margin is promoted a quarter as often at most."""
 
     max_start: Duration = 60.0
     """How long a candidate may take to answer its first request, before it is given up."""

@@ -54,11 +54,12 @@ def log_e_more_events(arms: TwoArms, *, unit: Floats | float = 1.0) -> float:
 def spread_of_events(arms: TwoArms) -> Floats:
     """How many of a block's events stand and fall together, at most all of them; [B].
 
-    The candidate's part of each block's events scatters about its part of all by more than the
-    binomial law allows, if events come in bursts that hit one arm (a pause of its process, a queue
-    behind one long request). The factor, with one standard error on top, is McCullagh and Nelder's
-    dispersion (Generalized Linear Models, 1989, section 4.5). It is an estimate, so that the
-    e-value is one only nearly; while there are few blocks, all events of a block count as one.
+    Events come in bursts that hit one arm (a pause of its process, a queue behind one long
+    request). So a block with far more events than most counts as one that has not: that looks at
+    the arms' sum only, given which the test is made. What is left is seen in the candidate's part
+    of each block's events, which scatters by more than the binomial law allows: McCullagh and
+    Nelder's dispersion (Generalized Linear Models, 1989, section 4.5). It is an estimate, so that
+    the e-value is one only nearly; while there are few blocks, all events of a block count as one.
     """
     events = arms.candidate_bad + arms.stable_bad
     some = events > 0
@@ -66,12 +67,14 @@ def spread_of_events(arms: TwoArms) -> Floats:
     blocks = int(some.sum())
     if blocks < _ENOUGH_BLOCKS:
         return alike
+    usual = float(np.median(events[some]))
+    burst = np.maximum(1.0, events / (usual + 2.0 * math.sqrt(usual)))
     share = (arms.candidate / (arms.candidate + arms.stable))[some]
-    total, mine = events[some], arms.candidate_bad[some]
+    total, mine = (events / burst)[some], (arms.candidate_bad / burst)[some]
     odds = _odds(mine.sum(), total=total, share=share)
     part = odds * share / (1.0 - share + odds * share)
     scatter = ((mine - total * part) ** 2 / (total * part * (1.0 - part))).sum() / (blocks - 1)
-    return np.minimum(alike, max(1.0, float(scatter) * (1.0 + math.sqrt(2.0 / blocks))))
+    return np.minimum(alike, burst * max(1.0, float(scatter)))
 
 
 def _odds(mine: float, *, total: Floats, share: Floats) -> float:

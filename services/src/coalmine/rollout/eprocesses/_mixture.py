@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -18,4 +20,5 @@ def log_mean_exp(logs: Floats, *, weights: Floats | None = None) -> float:
     0.6931
     """
     top = float(logs.max())
-    return top + float(np.log(np.average(np.exp(logs - top), weights=weights)))
+    each = np.exp(logs - top)
+    return top + math.log(float(each.mean() if weights is None else each @ weights))

@@ -40,8 +40,11 @@ def log_e_shares_within(candidate: Floats, stable: Floats, *, margin: float, uni
 def _log_e(
     candidate: Floats, stable: Floats, *, margin: float, unit: Floats, sign: float
 ) -> Floats:
-    mine, others = np.ones_like(candidate) * candidate.sum(0), np.ones_like(stable) * stable.sum(0)
-    up = TwoArms(mine, candidate, others, stable)
-    down = TwoArms(others, stable, mine, candidate)
-    found = [log_e_beyond(arms, margin=margin, unit=unit, sign=sign) for arms in (up, down)]
-    return np.concatenate(found)
+    mine, others = (np.broadcast_to(each.sum(0), each.shape) for each in (candidate, stable))
+    both_ways = TwoArms(
+        candidate=np.concatenate([mine, others]),
+        candidate_bad=np.concatenate([candidate, stable]),
+        stable=np.concatenate([others, mine]),
+        stable_bad=np.concatenate([stable, candidate]),
+    )
+    return log_e_beyond(both_ways, margin=margin, unit=unit, sign=sign)

@@ -86,16 +86,19 @@ def _rate_before(total: Floats, bad: Floats, unit: Floats) -> Floats:
 def _projection(a: Floats, s: Floats, *, margin: float, weights: tuple[Floats, Floats]) -> Floats:
     """Stable's rate at the point of the null's edge that is nearest to the alternative (a, s)."""
     theta = weights[1] / weights[0]
+    if not margin:
+        pooled: Floats = (a + theta * s) / (1.0 + theta)
+        return pooled
     third = 3.0 * (1.0 + theta)
     b = -(1.0 + theta + a + theta * s + margin * (theta + 2.0)) / third
     c = (margin**2 + margin * (2.0 * a + theta + 1.0) + a + theta * s) / third
-    v = b**3 - 1.5 * b * c - 1.5 * a * margin * (1.0 + margin) / third
+    v = b * b * b - 1.5 * b * c - 1.5 * a * margin * (1.0 + margin) / third
     u = np.copysign(np.sqrt(np.maximum(b**2 - c, _TINY**2)), v)
-    angle = (np.pi + np.arccos(np.clip(v / u**3, -1.0, 1.0))) / 3.0
+    angle = (np.pi + np.arccos(np.clip(v / (u * u * u), -1.0, 1.0))) / 3.0
     found = 2.0 * u * np.cos(angle) - b - margin
     low, high = _TINY, 1.0 - margin - _TINY
     # The root loses digits near the borders: steps of Newton give them back.
-    for _ in range(3):
+    for _ in range(2):
         q = np.clip(found, low, high)
         e = q + margin
         slope = (e - a) / (e * (1 - e)) + theta * (q - s) / (q * (1 - q))
