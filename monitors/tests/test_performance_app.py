@@ -52,6 +52,12 @@ async def test_evidence_counts_requests_once_and_instances_by_label(
     slow = sum(counts[index + 1] for index, edge in enumerate(edges) if edge >= 1_000_000)
     assert slow == 50
     assert evidence["label_coverage"] == pytest.approx(2400 / 2720)
+    names = evidence["prediction_names"]
+    assert names == sorted(set(names))
+    assert len(names) >= 2
+    for block in evidence["blocks"]:
+        assert sum(block["predictions"] or [0]) == block["instances"]
+    assert any(block["predictions"] for block in evidence["blocks"] if block["arm"] == "canary")
     for block in evidence["blocks"]:
         assert block["time"] + evidence["block_s"] <= evidence["evaluated_to"]
 

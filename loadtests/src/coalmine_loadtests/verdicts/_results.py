@@ -127,6 +127,11 @@ def _bars(scenario: Scenario, cell: Cell) -> list[tuple[str, str, str, bool]]:
     if scenario.at_most is not None:
         met = share <= scenario.at_most
         found.append((scenario.title + what, f"<= {scenario.at_most:.0%}", measured, met))
+    if scenario.promoted is not None:
+        share = sum(minute <= 30 for minute in cell.promoted) / cell.runs
+        text = f"{scenario.title}, promoted when 30 minutes are over"
+        met = share >= scenario.promoted
+        found.append((text, f">= {scenario.promoted:.0%}", f"{share:.2%} of {cell.runs:,}", met))
     if scenario.median is not None:
         minutes = cell.median(scenario.shows)
         asked = f"<= {scenario.median} min"

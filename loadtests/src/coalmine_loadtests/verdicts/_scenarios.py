@@ -26,6 +26,9 @@ class Scenario:
     median: int | None = None
     """The bar on the median minute."""
 
+    promoted: float | None = None
+    """The bar on the share that is promoted as soon as the policy's 30 minutes are over."""
+
 
 @dataclass(frozen=True, slots=True)
 class LabelScenario:
@@ -44,8 +47,14 @@ def _p99(shape: str) -> Scenario:
 
 
 SCENARIOS = (
-    Scenario("null", "no regression", World(), "rolled_back", at_most=0.05),
-    Scenario("good", "no regression, promoted at 30 min", World(), "promoted", at_least=0.90),
+    Scenario("null", "no regression", World(), "rolled_back", at_most=0.05, promoted=0.90),
+    Scenario(
+        "margin",
+        "errors worse by the margin, promoted",
+        World(errors=3.0),
+        "promoted",
+        at_most=0.05,
+    ),
     Scenario("errors 1.5x", "errors 1.5x", World(errors=1.5), "rolled_back"),
     Scenario("errors 2x", "errors 2x", World(errors=2.0), "rolled_back", at_least=0.85),
     Scenario("errors 4x", "errors 4x", World(errors=4.0), "rolled_back", at_least=0.85, median=4),

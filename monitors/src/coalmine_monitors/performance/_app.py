@@ -14,9 +14,10 @@ from coalmine.spec import ServiceSpec
 from coalmine_monitors._catalog import Catalog
 from coalmine_monitors._state import StateStore
 from coalmine_monitors._web import monitor_app
-from coalmine_monitors.performance import _blocks, _estimates, _join
+from coalmine_monitors.performance import _blocks, _estimates, _join, _predictions
 from coalmine_monitors.performance._blocks import LATENCY_EDGES_US, read_blocks, read_pairs
 from coalmine_monitors.performance._monitor import PerformanceMonitor
+from coalmine_monitors.performance._predictions import with_predictions
 from coalmine_monitors.performance._reign import Reign
 from coalmine_monitors.performance._schema import Evidence, Performance
 from coalmine_monitors.performance._summary import summarise
@@ -44,7 +45,8 @@ def create_performance_app(
     """
     spec = service.monitors.performance
     block_s = max(spec.block, _SHORTEST_BLOCK)
-    store = StateStore(state, tables=_blocks.TABLES + _join.TABLES + _estimates.TABLES)
+    parts = (_blocks, _join, _predictions, _estimates)
+    store = StateStore(state, tables="".join(part.TABLES for part in parts))
     monitor = PerformanceMonitor(
         spec,
         model=service.name,
@@ -64,6 +66,7 @@ def create_performance_app(
             # Only blocks that are over: what is listed grows by late labels and late records alone.
             limit = min(until, evaluated_to - block_s)
             blocks = read_blocks(connection, since=since, until=limit, block_s=block_s)
+            names, counted = with_predictions(connection, blocks, block_s=block_s)
             pairs = read_pairs(connection, since=since, until=limit, block_s=block_s)
         instances = sum(block.instances for block in blocks)
         labelled = sum(block.labelled for block in blocks)
@@ -71,7 +74,8 @@ def create_performance_app(
             evaluated_to=evaluated_to,
             block_s=block_s,
             latency_edges_us=tuple(LATENCY_EDGES_US.tolist()),
-            blocks=tuple(blocks),
+            blocks=counted,
+            prediction_names=names,
             pairs=tuple(pairs),
             label_coverage=labelled / instances if instances else None,
         )

@@ -17,6 +17,7 @@ from coalmine_monitors.performance._schema import Block, Pair
 
 __all__ = [
     "LATENCY_EDGES_US",
+    "MAX_AGE",
     "TABLES",
     "Traffic",
     "add_joined",

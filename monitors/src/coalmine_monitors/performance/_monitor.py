@@ -21,6 +21,7 @@ from coalmine_monitors._state import Saved, StateStore, put_incidents, save
 from coalmine_monitors._versions import batch_arm, batch_version, oldest_time
 from coalmine_monitors.performance._answers import answers_of
 from coalmine_monitors.performance._blocks import (
+    MAX_AGE,
     add_joined,
     add_traffic,
     forget_blocks,
@@ -37,6 +38,7 @@ from coalmine_monitors.performance._estimates import (
 )
 from coalmine_monitors.performance._join import Answer, Scored, forget, join, score_by_block
 from coalmine_monitors.performance._position import Position
+from coalmine_monitors.performance._predictions import add_predictions, forget_predictions
 from coalmine_monitors.performance._reign import Reign
 from coalmine_monitors.performance._shown import Numbers, performance_metrics
 from coalmine_monitors.performance._summary import estimate_onset
@@ -181,12 +183,16 @@ class PerformanceMonitor:
                 add_traffic(connection, traffic(batch, block_s=self._block_s))
             for batch, calibration in estimated:
                 add_expected(connection, batch, calibration=calibration, block_s=self._block_s)
+            add_predictions(connection, answers, block_s=self._block_s)
             joined = join(connection, answers=answers, labels=labels, block_s=self._block_s)
             add_joined(connection, joined)
             self._judge(connection, joined.scored, changed=changed)
             if tidy:
                 forget(connection, newest=position.tidied)
                 forget_blocks(connection, newest=position.tidied, block_s=self._block_s)
+                forget_predictions(
+                    connection, oldest=position.tidied - MAX_AGE, block_s=self._block_s
+                )
                 forget_expected(connection, newest=position.tidied, block_s=self._block_s)
             put_incidents(connection, changed.values())
             cursors = dict(self._saved.cursors)

@@ -36,6 +36,8 @@ class Block(_Answer):
 
     labelled: int
     correct: int
+    predictions: tuple[int, ...] | None = None
+    """Rows by predicted class, as `Evidence.prediction_names` has them; None: not known."""
 
 
 class Pair(_Answer):
@@ -65,6 +67,9 @@ class Evidence(_Answer):
     latency_edges_us: tuple[float, ...]
     blocks: tuple[Block, ...]
     pairs: tuple[Pair, ...]
+    prediction_names: tuple[str, ...]
+    """The predicted classes; of very many, the rarer ones together."""
+
     label_coverage: float | None
     """Labelled share of the instances listed; None without instances."""
 
