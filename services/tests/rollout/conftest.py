@@ -50,7 +50,7 @@ class Stage:
     def new_controller(self) -> tuple[Store, Controller]:
         store = self.make_store(self.database, clock=self.clock)
         self._stores.append(store)
-        judge = Judge(self.traffic, block_s=1.0, clock=self.clock)
+        judge = Judge(self.traffic, clock=self.clock)
         world = World(self.world, self.world, self.world)
         return store, Controller(store, world=world, judge=judge, clock=self.clock)
 

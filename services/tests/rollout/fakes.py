@@ -13,7 +13,7 @@ from coalmine.clock import Clock
 from coalmine.fencing import Fence
 from coalmine.gateway import RoutePlan
 from coalmine.modeldir import ModelCard, Tensor, write_card
-from coalmine.rollout import DeployedModel, EvidenceUnavailable
+from coalmine.rollout import DeployedModel, EvidenceUnavailable, Measured, parse_measured
 
 EDGES = (1000.0, 5000.0)
 
@@ -199,6 +199,13 @@ class Traffic:
     problem: str | None = None
     malformed: bool = False
     fetched: list[float] = field(default_factory=list)
+    block_s: float = 1.0
+
+    def read(self, content: bytes) -> Measured:
+        return parse_measured(content)
+
+    async def aclose(self) -> None:
+        pass
 
     async def fetch(self, since: float) -> bytes:
         self.fetched.append(since)

@@ -25,7 +25,7 @@ async def main(root: Path) -> None:
     world = FileWorld(root / "world", clock, start_up=1.0)
     traffic = Traffic(world, clock, accuracy={"3": 0.6, "4": 0.95})
     store = Store(root / "rollout.db", clock=clock)
-    judge = Judge(traffic, block_s=1.0, clock=clock)
+    judge = Judge(traffic, clock=clock)
     controller = Controller(store, world=World(world, world, world), judge=judge, clock=clock)
     print("up", flush=True)
     for version in ("3", "4"):

@@ -9,7 +9,6 @@ import signal
 import sys
 import tempfile
 from asyncio.subprocess import PIPE, Process
-from collections import Counter
 from collections.abc import Callable
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
@@ -44,6 +43,8 @@ _POLICY = RolloutSpec(
 )
 #: A controller lives for up to this long, in seconds; a rollout takes several lives.
 _LONGEST_LIFE = 1.6
+#: Of the lives, those that are not ended before they have the lease, and how long that may take.
+_ACTS, _PATIENCE_S = 0.85, 10.0
 #: A little more than the controller's.
 _TICK = 0.6
 #: Of the rollouts, those that somebody interferes with, and how.
@@ -69,7 +70,7 @@ class ChaosReport:
     """What happened."""
 
     kills: int = 0
-    killed_in: Counter[str] = field(default_factory=Counter)
+    killed_in: dict[str, int] = field(default_factory=dict)
     """Kills by the phase that the rollout was in; `idle`: none was under way."""
 
     outcomes: dict[str, int] = field(default_factory=dict)
@@ -145,18 +146,24 @@ class _Chaos:
         while self._report.kills < self._options.kills:
             pid = await _new_controller(nursery)
             self._meddle(store)
-            await self._let_live(store)
+            await self._let_live(store, pid)
             rollout = store.view().rollout
             os.kill(pid, signal.SIGKILL)
             self._report.kills += 1
-            self._report.killed_in["idle" if rollout is None else rollout.phase.value] += 1
+            phase = "idle" if rollout is None else rollout.phase.value
+            self._report.killed_in[phase] = self._report.killed_in.get(phase, 0) + 1
             self._progress(self._report)
 
-    async def _let_live(self, store: Store) -> None:
+    async def _let_live(self, store: Store, pid: int) -> None:
         """A random time; in half of the lives, one that begins with a change of phase.
 
-        Most of a rollout is waiting for evidence, and most of what can go wrong is not in there.
+        Most of a rollout is waiting for evidence, and most of what can go wrong is not in there. In
+        most lives it has the lease before: on a busy machine it would hardly ever get that far.
         """
+        if self._chance.random() < _ACTS:
+            patience = SYSTEM_CLOCK.monotonic() + _PATIENCE_S
+            while not _acts(store, pid) and SYSTEM_CLOCK.monotonic() < patience:
+                await asyncio.sleep(0.01)
         until = SYSTEM_CLOCK.monotonic() + self._chance.uniform(0.0, _LONGEST_LIFE)
         eager, before = self._chance.random() < 0.5, _moment(store)
         while SYSTEM_CLOCK.monotonic() < until:
@@ -249,6 +256,11 @@ class _Chaos:
         report.requests, report.failed = load.sent, load.failed
         report.plans, report.seconds = len(watch.seen), seconds
         return report
+
+
+def _acts(store: Store, pid: int) -> bool:
+    held = store.lease()
+    return held is not None and held.owner.split(":")[1] == str(pid)
 
 
 def _moment(store: Store) -> object:

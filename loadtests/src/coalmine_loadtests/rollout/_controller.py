@@ -40,9 +40,9 @@ async def _control(ground: Ground) -> None:
             EnvoyGateway(ground.envoy, admin_url=ground.admin_url, routing=ground.routing)
         )
         host = LocalArmHost(ground.arms_file, model_name=ground.name, ports=ground.arm_ports)
-        source = MonitorEvidence(ground.evidence_url)
+        source = MonitorEvidence(ground.evidence_url, block_s=ground.block_s)
         stack.push_async_callback(source.aclose)
-        judge = Judge(source, block_s=ground.block_s, clock=SYSTEM_CLOCK)
+        judge = Judge(source, clock=SYSTEM_CLOCK)
         world = World(gateway, host, Registry(ground.registry))
         await Controller(store, world=world, judge=judge, clock=SYSTEM_CLOCK).run()
 

@@ -34,7 +34,7 @@ def chaos(
 
     options = ChaosOptions(kills=kills, seed=seed, connections=connections, directory=directory)
     report = run_chaos(options, progress=progress)
-    phases = ", ".join(f"{phase} {count}" for phase, count in report.killed_in.most_common())
+    phases = ", ".join(f"{phase} {count}" for phase, count in sorted(report.killed_in.items()))
     ends = ", ".join(f"{outcome} {count}" for outcome, count in sorted(report.outcomes.items()))
     typer.echo(f"{report.kills} kills in {report.seconds:.0f} s, in the phases: {phases}")
     typer.echo(f"rollouts that ended: {ends}; verdicts replayed: {report.verdicts}")

@@ -37,7 +37,7 @@ def explained(rollout: dict[str, Any]) -> str:
     lines = [*_header(rollout), ""]
     for entry in rollout.get("ledger", ()):
         lines += _entry(entry)
-    lines += ["", *_now(rollout)]
+    lines += ["", *_now(rollout), *_asked(rollout)]
     return "\n".join(lines)
 
 
@@ -97,6 +97,16 @@ def _now(rollout: dict[str, Any]) -> list[str]:
         lines.append(f"{_INDENT}{_VERDICTS[evidence['verdict']]}")
         lines += _reasons(evidence["reasons"])
     return lines
+
+
+def _asked(rollout: dict[str, Any]) -> list[str]:
+    """Who was asked for the last verdict's evidence, word for word, and the answer's digest."""
+    entry = next((e for e in reversed(rollout.get("ledger", ())) if "asked" in e), None)
+    if entry is None:
+        return []
+    lines = [f"evidence from: {entry['asked']}"]
+    lines += [f"{_INDENT}{query['name']}: {query['text']}" for query in entry["queries"]]
+    return [*lines, f"{_INDENT}answers {entry['source']}"]
 
 
 def _reasons(reasons: Sequence[str]) -> list[str]:

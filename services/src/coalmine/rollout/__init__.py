@@ -28,9 +28,12 @@ from coalmine.rollout._evidence import (
 )
 from coalmine.rollout._guard import GuardResult
 from coalmine.rollout._measured import Measured, MeasuredBlock, MeasuredPair, parse_measured
+from coalmine.rollout._prometheus import PrometheusEvidence
 from coalmine.rollout._protocols import ArmHost, DeployedModel, ModelRegistry, Router
 from coalmine.rollout._replay import Replayed, replay
+from coalmine.rollout._scrape import ScrapeEvidence
 from coalmine.rollout._select import select
+from coalmine.rollout._source import EvidenceSource, MonitorEvidence
 from coalmine.rollout._split_check import SplitResult
 
 __all__ = [
@@ -41,6 +44,7 @@ __all__ = [
     "CandidateUnavailable",
     "DeployedModel",
     "Evidence",
+    "EvidenceSource",
     "EvidenceUnavailable",
     "GuardResult",
     "LeaseLost",
@@ -48,14 +52,17 @@ __all__ = [
     "MeasuredBlock",
     "MeasuredPair",
     "ModelRegistry",
+    "MonitorEvidence",
     "PairBlock",
     "Policy",
+    "PrometheusEvidence",
     "Query",
     "Replayed",
     "RolloutError",
     "RolloutMoved",
     "RolloutRefused",
     "Router",
+    "ScrapeEvidence",
     "Split",
     "SplitResult",
     "UnknownRollout",

@@ -29,7 +29,7 @@ from coalmine.rollout._errors import (
 from coalmine.rollout._judge import Judge
 from coalmine.rollout._metrics import RolloutCollector
 from coalmine.rollout._protocols import ArmHost, ModelRegistry, Router
-from coalmine.rollout._source import MonitorEvidence
+from coalmine.rollout._source import EvidenceSource, MonitorEvidence
 from coalmine.rollout._store import Store
 from coalmine.rollout._world import World
 from coalmine.spec import ServiceSpec
@@ -69,18 +69,21 @@ def create_app(
     host: ArmHost,
     registry: ModelRegistry,
     evidence_url: str,
+    requests: EvidenceSource | None = None,
     clock: Clock = SYSTEM_CLOCK,
     metrics: CollectorRegistry | None = None,
 ) -> FastAPI:
     """The rollout controller of a service; it acts while the app's lifespan lasts.
 
-    `state` is its SQLite file, `evidence_url` the performance monitor's base address.
+    `state` is its SQLite file, `evidence_url` the performance monitor's base address. `requests`
+    counts the requests, where that is not the monitor (`rollout.evidence`); it is closed with the
+    app.
     """
     store = Store(state, clock=clock)
-    source = MonitorEvidence(evidence_url)
+    monitor = MonitorEvidence(evidence_url, block_s=service.monitors.performance.block)
     judge = Judge(
-        source,
-        block_s=service.monitors.performance.block,
+        monitor,
+        requests=requests,
         clock=clock,
         sticky=service.routing.sticky_header is not None,
     )
@@ -98,7 +101,9 @@ def create_app(
             running.cancel()
             with suppress(asyncio.CancelledError):
                 await running
-            await source.aclose()
+            for source in (monitor, requests):
+                if source is not None:
+                    await source.aclose()
             await asyncio.to_thread(store.close)
 
     app = FastAPI(title="coalmine rollout", lifespan=lifespan)

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from coalmine.clock import Clock
+from coalmine.rollout._combine import combine
 from coalmine.rollout._decide import Policy, Verdict, decide
 from coalmine.rollout._errors import EvidenceUnavailable
 from coalmine.rollout._evidence import Evidence
-from coalmine.rollout._measured import parse_measured
 from coalmine.rollout._select import select
 from coalmine.rollout._source import EvidenceSource
 from coalmine.rollout._state import Rollout, policy_of
@@ -31,7 +32,7 @@ class Judgement:
     policy: Policy
     verdict: Verdict
     source: str
-    """Digest of the monitor's answer."""
+    """Digest of the answer of each source that was asked, as it came."""
 
     news: bool
     """Whether it says something that the look before did not."""
@@ -44,6 +45,8 @@ class Judgement:
             "policy": self.policy.model_dump(mode="json"),
             "evidence": self.evidence.model_dump(mode="json"),
             "source": self.source,
+            "asked": self.evidence.source,
+            "queries": [query.model_dump(mode="json") for query in self.evidence.queries],
         }
 
 
@@ -51,10 +54,15 @@ class Judge:
     """Fetches evidence and decides. It changes nothing."""
 
     def __init__(
-        self, source: EvidenceSource, *, block_s: float, clock: Clock, sticky: bool = False
+        self,
+        monitor: EvidenceSource,
+        *,
+        requests: EvidenceSource | None = None,
+        clock: Clock,
+        sticky: bool = False,
     ) -> None:
-        self._source = source
-        self._block_s = block_s
+        """`requests` counts the requests, where that is not the performance monitor."""
+        self._sources = (monitor,) if requests is None else (requests, monitor)
         self._sticky = sticky
         self._clock = clock
         self._next_look: tuple[str, float] = ("", 0.0)
@@ -76,9 +84,9 @@ class Judge:
         pause = min(max(age / _LOOKS_PER_AGE, _SHORTEST), _LONGEST)
         self._next_look = (stage, now + pause)
         try:
-            content = await self._source.fetch(begin)
+            contents = [await source.fetch(begin) for source in self._sources]
             # Parsing an hour of blocks takes longer than the loop may be kept waiting.
-            judgement = await asyncio.to_thread(self._judged, content, rollout, stage)
+            judgement = await asyncio.to_thread(self._judged, contents, rollout, stage)
         except EvidenceUnavailable as error:
             # No evidence decides nothing, and time goes on.
             self.problem = f"no evidence: {error}"
@@ -87,15 +95,19 @@ class Judge:
         self.latest = (rollout.id, judgement.verdict)
         return judgement
 
-    def _judged(self, content: bytes, rollout: Rollout, stage: str) -> Judgement:
-        evidence = select(
-            parse_measured(content),
-            windows=rollout.windows,
-            candidate=rollout.candidate.version,
-            stable="" if rollout.stable is None else rollout.stable.version,
-            block_s=self._block_s,
-            sticky=self._sticky,
-        )
+    def _judged(self, contents: Sequence[bytes], rollout: Rollout, stage: str) -> Judgement:
+        found = [
+            select(
+                source.read(content),
+                windows=rollout.windows,
+                candidate=rollout.candidate.version,
+                stable="" if rollout.stable is None else rollout.stable.version,
+                block_s=source.block_s,
+                sticky=self._sticky,
+            )
+            for source, content in zip(self._sources, contents, strict=True)
+        ]
+        evidence = found[0] if len(found) == 1 else combine(found[0], found[1])
         policy = policy_of(rollout)
         verdict = decide(evidence, policy)
         passed = tuple((g.metric, g.source) for g in verdict.guards if g.non_inferior)
@@ -105,6 +117,8 @@ class Judge:
             evidence=evidence,
             policy=policy,
             verdict=verdict,
-            source="sha256:" + hashlib.sha256(content).hexdigest(),
+            source=" ".join(
+                f"sha256:{hashlib.sha256(content).hexdigest()}" for content in contents
+            ),
             news=news,
         )

@@ -1,4 +1,4 @@
-"""Where evidence comes from: the performance monitor."""
+"""Where evidence comes from: one protocol, and the performance monitor."""
 
 from __future__ import annotations
 
@@ -7,12 +7,18 @@ from typing import Protocol
 import httpx
 
 from coalmine.rollout._errors import EvidenceUnavailable
+from coalmine.rollout._measured import Measured, parse_measured
 
 __all__ = ["EvidenceSource", "MonitorEvidence"]
 
 
 class EvidenceSource(Protocol):
-    """Gives the performance monitor's answer, whole."""
+    """Who counted something. An answer is kept as it came: its digest goes to the ledger."""
+
+    @property
+    def block_s(self) -> float:
+        """Length of the blocks that it counts by, in seconds."""
+        ...
 
     async def fetch(self, since: float) -> bytes:
         """Everything on blocks that start at `since` (epoch seconds) or later.
@@ -21,11 +27,23 @@ class EvidenceSource(Protocol):
         """
         ...
 
+    def read(self, content: bytes) -> Measured:
+        """What an answer says: from its content alone. Blocks.
+
+        `EvidenceUnavailable` if it is not as agreed.
+        """
+        ...
+
+    async def aclose(self) -> None:
+        """Close what is open."""
+        ...
+
 
 class MonitorEvidence:
-    """`GET /v1/evidence` of a performance monitor. An async context manager."""
+    """`GET /v1/evidence` of a performance monitor."""
 
-    def __init__(self, url: str, *, timeout: float = 5.0) -> None:
+    def __init__(self, url: str, *, block_s: float = 1.0, timeout: float = 5.0) -> None:
+        self.block_s = block_s
         self._url = f"{url.rstrip('/')}/v1/evidence"
         # The environment's proxies are not for a service next door.
         self._client = httpx.AsyncClient(timeout=timeout, trust_env=False)
@@ -39,6 +57,10 @@ class MonitorEvidence:
             reason = str(error) or type(error).__name__
             raise EvidenceUnavailable(f"the performance monitor: {reason}") from error
         return response.content
+
+    def read(self, content: bytes) -> Measured:
+        """The monitor speaks our form."""
+        return parse_measured(content)
 
     async def aclose(self) -> None:
         """Close the connections."""

@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from coalmine.spec._units import DottedPath, Duration, HeaderName, Name, Schedule, Size
+from coalmine.spec._units import DottedPath, Duration, HeaderName, HttpUrl, Name, Schedule, Size
 
 Provider = Literal["tensorrt", "cuda", "cpu"]
 
@@ -150,6 +150,27 @@ class GuardsSpec(_Spec):
         return self
 
 
+class EvidenceSpec(_Spec):
+    """Who counts what the arms did. Labels, pairs and predictions: the performance monitor."""
+
+    requests: Literal["monitor", "prometheus", "scrape"] = "monitor"
+    """Of requests, their errors and latencies, and so of each arm's share: the performance monitor
+    from the records, a Prometheus that scrapes the servers, or the controller itself."""
+
+    prometheus: HttpUrl | None = None
+    """Base address; null: that of the local stack."""
+
+    block: Annotated[Duration, Field(ge=1)] = 15.0
+    """prometheus, scrape: counts are compared over blocks of this length; three times the interval
+    of Prometheus' scrapes, or more."""
+
+    @model_validator(mode="after")
+    def _address_is_used(self) -> EvidenceSpec:
+        if self.prometheus is not None and self.requests != "prometheus":
+            raise ValueError("prometheus: is an address that `requests: prometheus` uses")
+        return self
+
+
 class RolloutSpec(_Spec):
     """When a candidate is promoted, held or rolled back."""
 
@@ -167,6 +188,7 @@ class RolloutSpec(_Spec):
     """How often a good candidate may be rolled back at most, over a whole rollout and all guards.
     One that is worse by a margin is promoted a quarter as often at most."""
 
+    evidence: EvidenceSpec = EvidenceSpec()
     max_start: Duration = 60.0
     """How long a candidate may take to answer its first request, before it is given up."""
 

@@ -45,6 +45,7 @@ Size = Annotated[
 ]
 Name = Annotated[str, Field(pattern=r"^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$")]
 DottedPath = Annotated[str, Field(pattern=r"^[A-Za-z_][\w.]*:[A-Za-z_]\w*$")]
+HttpUrl = Annotated[str, Field(pattern=r"^https?://[^/]+")]
 HeaderName = Annotated[str, Field(pattern=r"^[a-z0-9-]+$")]
 
 

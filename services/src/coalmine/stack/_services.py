@@ -22,7 +22,7 @@ from coalmine.stack._state import StateDirectory
 if TYPE_CHECKING:
     from fastapi import FastAPI
 
-    from coalmine.rollout import ArmHost, Router
+    from coalmine.rollout import ArmHost, EvidenceSource, Router
 
 __all__ = ["MONITORS", "SERVICES", "Surroundings", "build_service", "services_for"]
 
@@ -124,8 +124,31 @@ async def _rollout(around: Surroundings, resources: AsyncExitStack) -> FastAPI:
         host=host,
         registry=local_registry(around.service.name, state=around.state.root),
         evidence_url=around.url_of("performance"),
+        requests=_requests_source(around),
         clock=around.clock,
     )
+
+
+def _requests_source(around: Surroundings) -> EvidenceSource | None:
+    """Who counts requests for the rollout; None: the performance monitor."""
+    from coalmine.rollout import PrometheusEvidence, ScrapeEvidence
+
+    spec = around.service.rollout.evidence
+    name, clock = around.service.name, around.clock
+    if spec.requests == "scrape":
+        if around.cluster:
+            raise StackError(
+                "rollout.evidence.requests: scrape reads the servers of this machine; on a cluster "
+                "use prometheus, or monitor"
+            )
+        urls = {arm: url(port) for arm, port in around.ports.arms.items()}
+        return ScrapeEvidence(urls, model_name=name, block_s=spec.block, clock=clock)
+    if spec.requests == "prometheus":
+        address = spec.prometheus or (None if around.cluster else url(around.ports.prometheus))
+        if address is None:
+            raise StackError("rollout.evidence.prometheus: give its address on a cluster")
+        return PrometheusEvidence(address, model_name=name, block_s=spec.block, clock=clock)
+    return None
 
 
 async def _local(around: Surroundings, resources: AsyncExitStack) -> tuple[Router, ArmHost]:
