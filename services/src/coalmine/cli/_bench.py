@@ -50,43 +50,51 @@ def bench(
     raise typer.Exit(run_bench(options))
 
 
+_Peers = Annotated[
+    list[str] | None,
+    typer.Option(help="A peer or one of its configurations; repeatable [default: all]"),
+]
+_Cells = Annotated[
+    list[str] | None,
+    typer.Option(help="A cell (mlp/json1_c64) or a model (mlp); repeatable [default: all]"),
+]
+_Seconds = Annotated[float, typer.Option(help="Length of one measurement", min=0.1)]
+_Repeats = Annotated[int, typer.Option(help="Rounds over all servers", min=1)]
+_Output = Annotated[Path, typer.Option(help="Where the numbers are written")]
+_Resume = Annotated[bool, typer.Option("--resume", help="Measure only what --output lacks")]
+_Quick = Annotated[
+    bool, typer.Option("--quick", help="One round of 1 s and a short soak: does it all run?")
+]
+_Soak = Annotated[int, typer.Option(help="Requests of the memory test; 0: none", min=0)]
+_Environments = Annotated[
+    Path | None,
+    typer.Option(
+        help="Where the peers are installed [default: .bench]", envvar="COALMINE_BENCH_DIR"
+    ),
+]
+_Report = Annotated[
+    Path | None, typer.Option(help="Measure nothing: show these numbers", exists=True)
+]
+_Docs = Annotated[
+    Path | None, typer.Option(help="Rewrite the tables in this document", exists=True)
+]
+_Plots = Annotated[Path | None, typer.Option(help="Write plots into this directory")]
+
+
 @app.command(epilog="Example:  coalmine bench serving --peer coalmine --peer kserve --cell mlp")
 def serving(
-    peer: Annotated[
-        list[str] | None,
-        typer.Option(help="A peer or one of its configurations; repeatable [default: all]"),
-    ] = None,
-    cell: Annotated[
-        list[str] | None,
-        typer.Option(help="A cell (mlp/json1_c64) or a model (mlp); repeatable [default: all]"),
-    ] = None,
-    seconds: Annotated[float, typer.Option(help="Length of one measurement", min=0.1)] = 2.0,
-    repeats: Annotated[int, typer.Option(help="Rounds over all servers", min=1)] = 2,
-    output: Annotated[Path, typer.Option(help="Where the numbers are written")] = Path(
-        "bench-serving.json"
-    ),
-    resume: Annotated[
-        bool, typer.Option("--resume", help="Measure only what --output lacks")
-    ] = False,
-    quick: Annotated[
-        bool, typer.Option("--quick", help="One round of 1 s and a short soak: does it all run?")
-    ] = False,
-    soak: Annotated[
-        int, typer.Option(help="Requests of the memory test; 0: none", min=0)
-    ] = 1_000_000,
-    environments: Annotated[
-        Path | None,
-        typer.Option(
-            help="Where the peers are installed [default: .bench]", envvar="COALMINE_BENCH_DIR"
-        ),
-    ] = None,
-    report: Annotated[
-        Path | None, typer.Option(help="Measure nothing: show these numbers", exists=True)
-    ] = None,
-    docs: Annotated[
-        Path | None, typer.Option(help="Rewrite the tables in this document", exists=True)
-    ] = None,
-    plots: Annotated[Path | None, typer.Option(help="Write plots into this directory")] = None,
+    peer: _Peers = None,
+    cell: _Cells = None,
+    seconds: _Seconds = 2.0,
+    repeats: _Repeats = 2,
+    output: _Output = Path("bench-serving.json"),
+    resume: _Resume = False,
+    quick: _Quick = False,
+    soak: _Soak = 1_000_000,
+    environments: _Environments = None,
+    report: _Report = None,
+    docs: _Docs = None,
+    plots: _Plots = None,
 ) -> None:
     """Serve the same models through Coalmine and through each peer, and compare them.
 
