@@ -29,6 +29,7 @@ from coalmine.records import (
     drain_spool,
     spool_stats,
 )
+from coalmine.records._decode import parse_frames
 from coalmine.records._framing import scan
 
 MakeRecord = Callable[..., InferenceRecord]
@@ -157,6 +158,36 @@ async def test_a_rejected_batch_is_given_up_and_counted(
     assert (stats.emitted_rows, stats.acknowledged_rows, stats.pending_rows) == (4, 2, 0)
     (state,) = collector.log.stats().emitters.values()
     assert state.dropped == 2
+
+
+async def test_a_connection_that_the_collector_closed_meanwhile_worries_nobody(
+    tmp_path: Path, card: ModelCard, make_record: MakeRecord, caplog: pytest.LogCaptureFixture
+) -> None:
+    """As every server does to one that was idle; and no row is sent for nothing."""
+    bodies = []
+
+    async def answer_once(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        head = await reader.readuntil(b"\r\n\r\n")
+        length = int(head.lower().split(b"content-length:")[1].split(b"\r\n")[0])
+        bodies.append(await reader.readexactly(length))
+        writer.write(b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\n{}")
+        await writer.drain()
+        writer.close()
+
+    server = await asyncio.start_server(answer_once, "127.0.0.1", 0)
+    port = server.sockets[0].getsockname()[1]
+    async with _started(_emitter(tmp_path / "spool", f"http://127.0.0.1:{port}", card)) as emitter:
+        for count in range(1, 4):
+            emitter.emit(make_record(f"r{count}", rows=2))
+            await _until(lambda: emitter.stats().pending_rows == 0)
+    server.close()
+    await server.wait_closed()
+    assert [parse_frames(body, rows=2).column("request_id")[0].as_py() for body in bodies] == [
+        "r1",
+        "r2",
+        "r3",
+    ]
+    assert not caplog.records
 
 
 async def test_closing_does_not_wait_for_a_dead_collector(
