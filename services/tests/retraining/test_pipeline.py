@@ -24,6 +24,7 @@ STEPS = {
     "generate-features",
     "train-fault-classifier",
     "evaluate",
+    "gather-report",
     "decide",
     "set-up-drift-monitoring",
     "register-model",
@@ -60,7 +61,7 @@ def _tasks(spec: Any) -> dict[str, Any]:
 def test_it_compiles_to_what_a_cluster_takes(compiled: tuple[Any, Any]) -> None:
     spec, platform = compiled
     tasks = _tasks(spec)
-    assert STEPS | {"record-rejection"} <= set(tasks)
+    assert STEPS | {"judge-segments", "record-rejection"} <= set(tasks)
     conditions = {
         name: task.trigger_policy.condition
         for name, task in tasks.items()
@@ -113,6 +114,8 @@ def _run(state: Path, run_id: str, **parameters: Any) -> dict[str, Any]:
         "trials": 2,
         "tuning_seconds": 60.0,
         "window_rows": 100,
+        "candidates": "lightgbm",
+        "segments": ["class", "temperature_mean: 5, 30"],
         "tracking_uri": f"sqlite:///{state / 'mlflow.db'}",
         "artifacts": str(state / "mlartifacts"),
         "models": str(state / "models"),
@@ -153,7 +156,10 @@ def first(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Any
 def test_a_first_model_is_complete(first: tuple[Path, dict[str, Any]]) -> None:
     state, result = first
     assert (result["outcome"], result["version"]) == ("promote", "1")
-    assert result["steps"] == STEPS
+    assert result["steps"] == STEPS | {
+        "judge-segments (class)",
+        "judge-segments (temperature_mean: 5, 30)",
+    }
     registry = local_registry("ev-battery", state=state)
     directory = registry.materialise("1")
     card = load_card(directory)

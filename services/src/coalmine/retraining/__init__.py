@@ -46,6 +46,7 @@ from coalmine.retraining._lineage import Lineage
 from coalmine.retraining._mlflow import load_mlflow
 from coalmine.retraining._notify import Notice, notify
 from coalmine.retraining._parameters import RunParameters
+from coalmine.retraining._placement import Needs, parallelism, place
 from coalmine.retraining._recent import Window, recent_rows
 from coalmine.retraining._registry import (
     MlflowRegistry,
@@ -67,6 +68,7 @@ __all__ = [
     "Lineage",
     "MlflowRegistry",
     "ModelInvalid",
+    "Needs",
     "NotEnoughData",
     "Notice",
     "RegisteredVersion",
@@ -91,6 +93,8 @@ __all__ = [
     "load_mlflow",
     "local_registry",
     "notify",
+    "parallelism",
+    "place",
     "read_events_of_run",
     "recent_rows",
     "recreate",

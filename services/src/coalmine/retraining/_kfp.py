@@ -8,12 +8,17 @@ pipelines are written (docs/retraining.md).
 
 from __future__ import annotations
 
+import os
 from importlib import import_module
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from coalmine.retraining._errors import RetrainingError
 from coalmine.retraining._parameters import RunParameters
+from coalmine.retraining._placement import on_cluster
+
+if TYPE_CHECKING:
+    from coalmine.spec import PipelineClusterSpec
 
 
 def load_pipeline(path: str) -> Any:
@@ -25,11 +30,31 @@ def load_pipeline(path: str) -> Any:
         raise RetrainingError(f"retraining.pipeline: cannot load {path!r}: {error}") from error
 
 
-def compile_pipeline(file: Path, *, pipeline: str) -> None:
-    """Write the pipeline at `module:object` as YAML that a Kubeflow Pipelines server takes."""
-    from kfp import compiler
+def compile_pipeline(
+    file: Path, *, pipeline: str, cluster: PipelineClusterSpec | None = None
+) -> None:
+    """Write the pipeline at `module:object` as YAML that a Kubeflow Pipelines server takes.
 
-    compiler.Compiler().compile(load_pipeline(pipeline), package_path=str(file))
+    Its steps are placed as the service file's `retraining.cluster` says, if it has one.
+    """
+    from kfp import compiler, dsl
+
+    known = load_pipeline(pipeline)
+    try:
+        with on_cluster(
+            cluster
+        ):  # made again, since what it says of its steps is said in the making
+            made = dsl.pipeline(name=known.name, description=known.description)(known.pipeline_func)
+    except AttributeError as error:
+        raise RetrainingError(
+            f"retraining.pipeline: {pipeline!r} is not a @dsl.pipeline of Kubeflow Pipelines"
+        ) from error
+    scratch = file.with_name(f".{file.name}.{os.getpid()}.yaml")
+    try:
+        compiler.Compiler().compile(made, package_path=str(scratch))
+        scratch.replace(file)
+    finally:
+        scratch.unlink(missing_ok=True)
 
 
 def run_locally(pipeline: Any, parameters: RunParameters, *, directory: Path) -> None:

@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
+import platform
+import re
 import subprocess
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cache
+from importlib.metadata import distributions
 from pathlib import Path
 from typing import Any
 
 #: MLflow's column for a data set's digest is this wide; the whole digest is in the version's tags.
 _DIGEST_WIDTH = 36
+_TAG_WIDTH = 5000
 
 
 @cache
@@ -33,6 +38,22 @@ def git_commit() -> str:
     return found.stdout.strip() or "unknown"
 
 
+@cache
+def installed() -> tuple[str, ...]:
+    """The distributions of this environment, as `name==version`, sorted."""
+    found = {
+        f"{re.sub(r'[-_.]+', '-', dist.name).lower()}=={dist.version}"
+        for dist in distributions()
+        if dist.name
+    }
+    return (f"python=={platform.python_version()}", *sorted(found))
+
+
+def environment_digest() -> str:
+    """Of the environment that made a model: two with the same digest had the same libraries."""
+    return "sha256:" + hashlib.sha256("\n".join(installed()).encode()).hexdigest()
+
+
 @dataclass(frozen=True, slots=True)
 class Lineage:
     """All that is kept about the making of one model."""
@@ -43,6 +64,9 @@ class Lineage:
     reason: str
     decision: str
     parity: str
+    reasons: tuple[str, ...] = ()
+    """Of the decision."""
+
     params: Mapping[str, object] = field(default_factory=dict)
     metrics: Mapping[str, float] = field(default_factory=dict)
     training_data: str | None = None
@@ -53,6 +77,8 @@ class Lineage:
     """Files kept with the run, by name: parity, evaluation, validation."""
 
     git_commit: str = field(default_factory=git_commit)
+    environment: str = field(default_factory=environment_digest)
+    """`sha256:` digest of what was installed; the list itself is kept with the run."""
 
 
 def log_run(client: Any, *, experiment: str, lineage: Lineage, directory: Path) -> tuple[str, str]:
@@ -63,6 +89,8 @@ def log_run(client: Any, *, experiment: str, lineage: Lineage, directory: Path) 
         "coalmine.run": lineage.run,
         "coalmine.reason": lineage.reason,
         "coalmine.decision": lineage.decision,
+        "coalmine.reasons": "; ".join(lineage.reasons)[:_TAG_WIDTH],
+        "coalmine.environment": lineage.environment,
         "mlflow.source.git.commit": lineage.git_commit,
     }
     run = client.create_run(experiment, run_name=lineage.run)
@@ -79,6 +107,7 @@ def log_run(client: Any, *, experiment: str, lineage: Lineage, directory: Path) 
     client.log_artifacts(identifier, str(directory), "model")
     for name, path in lineage.reports.items():
         client.log_artifact(identifier, str(path), f"reports/{name}")
+    client.log_text(identifier, "\n".join(installed()) + "\n", "reports/environment.txt")
     client.set_terminated(identifier)
     return identifier, f"{run.info.artifact_uri}/model"
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
@@ -14,7 +14,8 @@ RunKind = Literal["bootstrap", "retrain"]
 class RunParameters:
     """The parameters that a pipeline function may take, by name; it is given those that it names.
 
-    They are strings and numbers only, so that the compiled pipeline takes the same ones.
+    They are strings, numbers and lists of strings only, so that the compiled pipeline takes the
+    same ones.
     """
 
     run_id: str
@@ -36,6 +37,12 @@ class RunParameters:
     """Directory of the content-addressed training sets."""
 
     log_uri: str
+    candidates: str = "lightgbm,mlp"
+    """Kinds of model that compete."""
+
+    segments: Sequence[str] = ("class",)
+    """`learning.Segmentation`s, as texts; one at least, since a loop over none fails locally."""
+
     telemetry: str = ""
     """A file of telemetry to make the first model from; empty: simulated."""
 
@@ -50,4 +57,5 @@ class RunParameters:
         """Those that a pipeline function names."""
         function = getattr(pipeline, "pipeline_func", pipeline)
         names = inspect.signature(function).parameters
-        return {name: value for name, value in asdict(self).items() if name in names}
+        given = {**asdict(self), "segments": list(self.segments)}
+        return {name: value for name, value in given.items() if name in names}

@@ -154,6 +154,8 @@ class PipelineRunner:
             seed=around.seed,
             trials=self._policy.trials,
             tuning_seconds=_TUNING_SHARE * self._policy.time_limit,
+            candidates=",".join(self._policy.candidates),
+            segments=("class", *(segment.text for segment in self._policy.segments)),
             window_rows=around.service.monitors.drift.window_rows,
             tracking_uri=self._registry.tracking_uri,
             artifacts=str(self._state / "mlartifacts"),

@@ -41,7 +41,8 @@ class RegisteredVersion:
     aliases: tuple[str, ...] = ()
     mlflow_run: str | None = None
     tags: Mapping[str, str] = field(default_factory=dict)
-    """`digest, reference, training_data, git_commit, parity, decision, run, status, reason`."""
+    """`digest, reference, training_data, git_commit, environment, parity, decision, run, status,
+    reason`."""
 
 
 class MlflowRegistry:
@@ -91,6 +92,7 @@ class MlflowRegistry:
                 "digest": digest,
                 "training_data": card.training_data or lineage.training_data or "unknown",
                 "git_commit": lineage.git_commit,
+                "environment": lineage.environment,
                 "parity": lineage.parity,
                 "decision": lineage.decision,
                 "run": lineage.run,

@@ -22,6 +22,13 @@ from coalmine.spec._models import (
     ShadowSpec,
     StepSpec,
 )
+from coalmine.spec._pipeline import (
+    PipelineClusterSpec,
+    PodSpec,
+    SegmentSpec,
+    TolerationSpec,
+    VolumeSpec,
+)
 from coalmine.spec._units import parse_interval
 
 __all__ = [
@@ -33,15 +40,20 @@ __all__ = [
     "ModelSpec",
     "MonitorsSpec",
     "PerformanceSpec",
+    "PipelineClusterSpec",
+    "PodSpec",
     "Problem",
     "QualitySpec",
     "RetrainingSpec",
     "RolloutSpec",
     "RoutingSpec",
+    "SegmentSpec",
     "ServiceFileError",
     "ServiceSpec",
     "ShadowSpec",
     "StepSpec",
+    "TolerationSpec",
+    "VolumeSpec",
     "load_service",
     "parse_interval",
     "service_schema",

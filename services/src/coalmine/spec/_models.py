@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from coalmine.spec._pipeline import PipelineClusterSpec, SegmentSpec
 from coalmine.spec._units import DottedPath, Duration, HeaderName, HttpUrl, Name, Schedule, Size
 
 Provider = Literal["tensorrt", "cuda", "cpu"]
@@ -293,6 +294,18 @@ class RetrainingSpec(_Spec):
 
     retries: Annotated[int, Field(ge=0)] = 1
     """Times a run that died (not one that rejected) is started again."""
+
+    candidates: Annotated[tuple[Literal["lightgbm", "mlp"], ...], Field(min_length=1)] = (
+        "lightgbm",
+        "mlp",
+    )
+    """Kinds of model that compete; `mlp` where PyTorch is installed. They share the trials."""
+
+    segments: tuple[SegmentSpec, ...] = ()
+    """Besides the classes: where a candidate must not be worse, however good it is elsewhere."""
+
+    cluster: PipelineClusterSpec | None = None
+    """For `coalmine retrain --submit`, `--compile` and `--manifests`; a laptop does not look."""
 
 
 class LimitsSpec(_Spec):

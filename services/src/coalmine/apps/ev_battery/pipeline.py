@@ -8,14 +8,14 @@ silently in one runner or another (docs/retraining.md).
 # Kubeflow reads the annotations as objects: no `from __future__ import annotations` here.
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
-from kfp import dsl, kubernetes
+from kfp import dsl
+
+from coalmine.retraining import Needs, parallelism, place
 
 IMAGE = "coalmine/retraining-python:0.1.0"
-#: A Kubernetes secret with the keys below. On a laptop the retrainer sets the variables itself.
-SECRET = "coalmine-retraining"
-_SECRET_KEYS = {"notify-url": "COALMINE_NOTIFY_URL", "mlflow-token": "MLFLOW_TRACKING_TOKEN"}
 
 _component: Callable[[Callable[..., Any]], Any] = dsl.component(
     base_image=IMAGE, install_kfp_package=False
@@ -90,22 +90,25 @@ def generate_features(
 @_component
 def train_fault_classifier(
     features: dsl.Input[dsl.Dataset],
+    run_id: str,
+    data: str,
+    candidates: str,
     seed: int,
     trials: int,
     tuning_seconds: float,
     trained: dsl.Output[dsl.Model],
 ) -> None:
-    """LightGBM, tuned by Optuna within both budgets, exported to ONNX."""
+    """The history that still holds, then the best kind of model and its parameters; ONNX."""
     from pathlib import Path
 
     from coalmine.apps.ev_battery import steps
 
+    study = Path(data) / "studies" / f"{run_id}.db"
     steps.train_fault_classifier(
         Path(features.path),
         Path(trained.path),
-        seed=seed,
-        trials=trials,
-        tuning_seconds=tuning_seconds,
+        budget=steps.budget(trials=trials, seconds=tuning_seconds, seed=seed, study=study),
+        candidates=steps.families(candidates),
     )
 
 
@@ -133,6 +136,41 @@ def evaluate(
         candidate=Path(candidate.path),
         report=Path(report.path),
     )
+
+
+@_component
+def judge_segments(
+    features: dsl.Input[dsl.Dataset],
+    report: dsl.Input[dsl.Artifact],
+    segmentation: str,
+    segments: dsl.Output[dsl.Artifact],
+) -> None:
+    """The candidate beside the champion within each segment of one segmentation."""
+    from pathlib import Path
+
+    from coalmine.apps.ev_battery import steps
+
+    steps.judge_segments(
+        Path(features.path),
+        Path(report.path),
+        segmentation=segmentation,
+        out=Path(segments.path),
+    )
+
+
+@_component
+def gather_report(
+    report: dsl.Input[dsl.Artifact],
+    segments: dsl.Input[list[dsl.Artifact]],
+    gathered: dsl.Output[dsl.Artifact],
+) -> None:
+    """The whole evaluation in one place."""
+    from pathlib import Path
+
+    from coalmine.apps.ev_battery import steps
+
+    parts = [Path(part.path) for part in segments]
+    steps.gather_report(Path(report.path), parts, out=Path(gathered.path))
 
 
 @_component
@@ -253,22 +291,38 @@ def notify(run_id: str, model_name: str, reason: str, status: dsl.PipelineTaskFi
     )
 
 
-def _place(
-    task: Any, *, cpu: str, memory: str, minutes: int, retries: int = 0, secrets: bool = False
-) -> None:
-    """What a step may use on a cluster, and how often it is tried again.
+_SMALL = Needs(cpu="500m", memory="512Mi", minutes=5)
+_MEDIUM = Needs(cpu="1", memory="2Gi", minutes=15)
+_LARGE = Needs(cpu="2", memory="4Gi", minutes=30)
 
-    Only steps that talk to something else are: data that does not validate will not the next time.
-    """
-    task.set_cpu_limit(cpu).set_memory_limit(memory).set_caching_options(enable_caching=False)
-    task.set_env_variable("PYTHONUNBUFFERED", "1")
-    task.set_env_variable("MLFLOW_DISABLE_TELEMETRY", "true")
-    if retries:
-        task.set_retry(retries, backoff_duration="1s", backoff_factor=2.0)
-    if secrets:
-        kubernetes.use_secret_as_env(task, secret_name=SECRET, secret_key_to_env=_SECRET_KEYS)
-    kubernetes.add_node_selector(task, label_key="kubernetes.io/os", label_value="linux")
-    kubernetes.set_timeout(task, minutes * 60)
+
+def _judge_and_release(story: Any, registry: Any, *, segments: Any, window_rows: Any) -> None:
+    """Evaluate, on the whole and by segment; then the one branch."""
+    features, trained = story["features"], story["trained"]
+    judged = evaluate(features=features, trained=trained, **registry)
+    place(judged, replace(_MEDIUM, talks=True))
+    with dsl.ParallelFor(items=segments, parallelism=parallelism(), name="segments") as segment:
+        parts = judge_segments(
+            features=features, report=judged.outputs["report"], segmentation=segment
+        )
+        place(parts, replace(_SMALL, pure=True))
+    gathered = gather_report(
+        report=judged.outputs["report"], segments=dsl.Collected(parts.outputs["segments"])
+    )
+    place(gathered, replace(_SMALL, pure=True))
+    report, candidate = gathered.outputs["gathered"], judged.outputs["candidate"]
+    decided = place(decide(report=report), _SMALL)
+    with dsl.If(decided.output == "promote", name="promote"):
+        monitored = set_up_drift_monitoring(
+            features=features, trained=trained, candidate=candidate, window_rows=window_rows
+        )
+        place(monitored, replace(_MEDIUM, pure=True))
+        model = monitored.outputs["model"]
+        registered = register_model(model=model, report=report, **story, **registry)
+        place(registered, replace(_MEDIUM, talks=True))
+    with dsl.Else(name="reject"):
+        kept = record_rejection(candidate=candidate, report=report, **story, **registry)
+        place(kept, replace(_MEDIUM, talks=True))
 
 
 @_pipeline
@@ -290,6 +344,8 @@ def pipeline(
     trials: int = 20,
     tuning_seconds: float = 300.0,
     window_rows: int = 500,
+    candidates: str = "lightgbm,mlp",
+    segments: list[str] = ["class"],  # noqa: B006  # Kubeflow reads it, and writes it as YAML
 ) -> None:
     """One run: a first model, or one that knows the world as it is since an alert's onset."""
     registry = {
@@ -300,7 +356,7 @@ def pipeline(
         "artifacts": artifacts,
     }
     exit_step = notify(run_id=run_id, model_name=model_name, reason=reason)
-    _place(exit_step, cpu="500m", memory="512Mi", minutes=5, retries=2, secrets=True)
+    place(exit_step, replace(_SMALL, talks=True))
     with dsl.ExitHandler(exit_step, name="run"):
         ingested = ingest_telemetry(
             kind=kind,
@@ -312,40 +368,28 @@ def pipeline(
             since=since,
             until=until,
         )
-        _place(ingested, cpu="2", memory="4Gi", minutes=30, retries=2)
+        place(ingested, replace(_LARGE, talks=True))
         table = ingested.outputs["ingested"]
-        validated = validate_data(ingested=table)
-        _place(validated, cpu="1", memory="2Gi", minutes=15)
+        validated = place(validate_data(ingested=table), replace(_MEDIUM, pure=True))
         featured = generate_features(ingested=table, data=data, **registry).after(validated)
-        _place(featured, cpu="2", memory="4Gi", minutes=30, secrets=True)
+        place(featured, replace(_LARGE, talks=True))
         features = featured.outputs["features"]
         trained = train_fault_classifier(
-            features=features, seed=seed, trials=trials, tuning_seconds=tuning_seconds
+            features=features,
+            run_id=run_id,
+            data=data,
+            candidates=candidates,
+            seed=seed,
+            trials=trials,
+            tuning_seconds=tuning_seconds,
         )
-        _place(trained, cpu="2", memory="4Gi", minutes=120)
-        judged = evaluate(features=features, trained=trained.outputs["trained"], **registry)
-        _place(judged, cpu="1", memory="2Gi", minutes=15, secrets=True)
-        decided = decide(report=judged.outputs["report"])
-        _place(decided, cpu="500m", memory="512Mi", minutes=5)
+        place(trained, Needs(cpu="2", memory="4Gi", minutes=120, trains=True))
         story = {
             "features": features,
             "trained": trained.outputs["trained"],
-            "report": judged.outputs["report"],
             "validation": validated.outputs["report"],
             "run_id": run_id,
             "reason": reason,
             "data": data,
         }
-        with dsl.If(decided.output == "promote", name="promote"):
-            monitored = set_up_drift_monitoring(
-                features=features,
-                trained=trained.outputs["trained"],
-                candidate=judged.outputs["candidate"],
-                window_rows=window_rows,
-            )
-            _place(monitored, cpu="1", memory="2Gi", minutes=15)
-            registered = register_model(model=monitored.outputs["model"], **story, **registry)
-            _place(registered, cpu="1", memory="1Gi", minutes=15, retries=2, secrets=True)
-        with dsl.Else(name="reject"):
-            kept = record_rejection(candidate=judged.outputs["candidate"], **story, **registry)
-            _place(kept, cpu="1", memory="1Gi", minutes=15, retries=2, secrets=True)
+        _judge_and_release(story, registry, segments=segments, window_rows=window_rows)

@@ -7,7 +7,9 @@ that use them.
 
 from coalmine.retraining.learning._decide import Decision, Gate, decide
 from coalmine.retraining.learning._evaluate import Paired, classification_report, compare
-from coalmine.retraining.learning._imports import without_data_frames
+from coalmine.retraining.learning._family import FamilyName, Model
+from coalmine.retraining.learning._history import WINDOWS, History
+from coalmine.retraining.learning._imports import hidden, without_data_frames
 from coalmine.retraining.learning._labels import (
     LabelLimits,
     check_labels,
@@ -31,30 +33,49 @@ from coalmine.retraining.learning._rows import (
     having,
     labelled_rows,
     read_rows,
-    split_history,
-    split_recent,
     store_training_set,
     training_set_path,
     values,
     with_texts,
     write_rows,
 )
-from coalmine.retraining.learning._train import DEFAULTS, CrossFitted, Trained, train_classifier
+from coalmine.retraining.learning._search import Budget, Progress
+from coalmine.retraining.learning._segments import BY_CLASS, Segmentation, holm, judge_segments
+from coalmine.retraining.learning._space import Dimension, Space
+from coalmine.retraining.learning._splits import split_by_vehicle, split_recent
+from coalmine.retraining.learning._train import (
+    FAMILIES,
+    CrossFitted,
+    Trained,
+    installed_families,
+    make_family,
+    train_classifier,
+)
 from coalmine.retraining.learning._validate import Expect, validate_table
 
 __all__ = [
-    "DEFAULTS",
+    "BY_CLASS",
+    "FAMILIES",
     "META_COLUMNS",
     "MIN_WINDOWS",
     "TRUE_LABEL",
+    "WINDOWS",
+    "Budget",
     "CrossFitted",
     "Decision",
+    "Dimension",
     "Expect",
+    "FamilyName",
     "Gate",
+    "History",
     "LabelLimits",
+    "Model",
     "Network",
     "Paired",
     "Parity",
+    "Progress",
+    "Segmentation",
+    "Space",
     "Trained",
     "build_reference",
     "check_labels",
@@ -67,11 +88,16 @@ __all__ = [
     "export_onnx",
     "feature_matrix",
     "having",
+    "hidden",
+    "holm",
+    "installed_families",
+    "judge_segments",
     "labelled_rows",
     "leave_out_unknown",
+    "make_family",
     "parity_inputs",
     "read_rows",
-    "split_history",
+    "split_by_vehicle",
     "split_recent",
     "store_training_set",
     "train_classifier",

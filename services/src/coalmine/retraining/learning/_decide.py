@@ -7,10 +7,12 @@ alone.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from math import isfinite
 from typing import Any, Literal, TypeGuard
+
+from coalmine.retraining.learning._segments import holm
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,7 +23,11 @@ class Gate:
     """Fewer rows judge nothing."""
 
     significance: float = 0.05
-    """Of the sign test against the champion, or against the commonest class when there is none."""
+    """Of the sign test against the champion, or against the commonest class when there is none; and
+    of the tests that it is no worse in any segment, together."""
+
+    segment_loss: float = 0.05
+    """Accuracy that it may lose in a segment even where the loss is certain."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,14 +38,22 @@ class Decision:
     reasons: tuple[str, ...]
 
 
-def decide(evaluation: Mapping[str, Any], parity: Mapping[str, Any], gate: Gate) -> Decision:
-    """Judge the reports of an evaluation and of the parity check.
+def decide(
+    evaluation: Mapping[str, Any],
+    parity: Mapping[str, Any],
+    gate: Gate,
+    *,
+    segments: Sequence[Mapping[str, Any]] = (),
+) -> Decision:
+    """Judge the reports of an evaluation, of its segments and of the parity check.
 
     `evaluation` has `candidate` and (None for a first model) `champion`, classification reports of
     the same holdout, and `paired`, the comparison with the champion or with the commonest class.
     What is missing or not a number is a reason to reject.
     """
     objections = [*_parity_objections(parity), *_objections(evaluation, gate)]
+    if evaluation.get("champion") is not None:  # a first model has no one to be worse than
+        objections += _segment_objections(segments, gate)
     if objections:
         return Decision("reject", tuple(objections))
     candidate, champion = evaluation["candidate"], evaluation.get("champion")
@@ -85,6 +99,22 @@ def _objections(evaluation: Mapping[str, Any], gate: Gate) -> list[str]:
             f"p = {p_value:.2g}, {gate.significance:g} is needed"
         ]
     return []
+
+
+def _segment_objections(segments: Sequence[Mapping[str, Any]], gate: Gate) -> list[str]:
+    """Where it is much worse, and surely so, however good it is elsewhere."""
+    unknown = [str(s.get("segment")) for s in segments if not _is_number(s.get("p_not_worse"))]
+    if unknown:
+        return [f"there is no paired comparison where {', '.join(unknown)}"]
+    known = holm([segment["p_not_worse"] for segment in segments])
+    return [
+        f"worse than the champion where {segment['segment']}: accuracy "
+        f"{segment['candidate_accuracy']:.4f} against {segment['champion_accuracy']:.4f} on "
+        f"{segment['rows']} rows, p = {p:.2g} over {len(known)} segments"
+        for segment, p in zip(segments, known, strict=True)
+        if p <= gate.significance
+        and segment["champion_accuracy"] - segment["candidate_accuracy"] > gate.segment_loss
+    ]
 
 
 def _is_number(value: object) -> TypeGuard[float]:

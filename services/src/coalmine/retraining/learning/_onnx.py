@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -27,8 +28,6 @@ def export_onnx(booster: Any, *, features: int, classes: int, path: Path) -> Non
     `label` is INT64 [-1] and `probabilities` FP32 [-1, classes]; no ZipMap. The same booster gives
     the same bytes.
     """
-    import onnx
-    from onnx import TensorProto, helper
     from onnxmltools import convert_lightgbm
     from onnxmltools.convert.common.data_types import FloatTensorType
 
@@ -44,14 +43,80 @@ def export_onnx(booster: Any, *, features: int, classes: int, path: Path) -> Non
     node.name = "classifier"
     del node.output[:]
     node.output.extend([LABEL, PROBABILITIES])
+    _write([node], [], features=features, classes=classes, path=path)
+
+
+@dataclass(frozen=True, slots=True)
+class Layer:
+    """A linear layer, float32: weights [in, out] and biases [out]."""
+
+    weight: np.ndarray
+    bias: np.ndarray
+
+
+def export_perceptron(
+    layers: Sequence[Layer], *, centre: np.ndarray, scale: np.ndarray, clip: float, path: Path
+) -> None:
+    """Write a perceptron with ReLU between its layers, its scaling and missing values inside.
+
+    The same tensors as `export_onnx`. A missing value (NaN) becomes zero and its flag one.
+    """
+    from onnx import helper, numpy_helper
+
+    constants = {
+        "centre": centre,
+        "scale": scale,
+        "lowest": np.float32(-clip),
+        "highest": np.float32(clip),
+        "nothing": np.float32(0),
+    }
+    nodes = [
+        helper.make_node("IsNaN", [INPUT], ["missing"]),
+        helper.make_node("Sub", [INPUT, "centre"], ["centred"]),
+        helper.make_node("Div", ["centred", "scale"], ["scaled"]),
+        helper.make_node("Clip", ["scaled", "lowest", "highest"], ["clipped"]),
+        helper.make_node("Where", ["missing", "nothing", "clipped"], ["known"]),
+        helper.make_node("Cast", ["missing"], ["flags"], to=1),
+        helper.make_node("Concat", ["known", "flags"], ["layer_0"], axis=1),
+    ]
+    for number, layer in enumerate(layers):
+        weight, bias, out = f"weight_{number}", f"bias_{number}", f"sum_{number}"
+        constants |= {weight: layer.weight, bias: layer.bias}
+        nodes.append(helper.make_node("Gemm", [f"layer_{number}", weight, bias], [out]))
+        if number + 1 < len(layers):
+            nodes.append(helper.make_node("Relu", [out], [f"layer_{number + 1}"]))
+    last = f"sum_{len(layers) - 1}"
+    nodes += [
+        helper.make_node("Softmax", [last], [PROBABILITIES], axis=1),
+        helper.make_node("ArgMax", [last], [LABEL], axis=1, keepdims=0),
+    ]
+    _write(
+        nodes,
+        [
+            numpy_helper.from_array(np.asarray(value, np.float32), name)
+            for name, value in constants.items()
+        ],
+        features=len(centre),
+        classes=len(layers[-1].bias),
+        path=path,
+    )
+
+
+def _write(
+    nodes: list[Any], constants: list[Any], *, features: int, classes: int, path: Path
+) -> None:
+    import onnx
+    from onnx import TensorProto, helper
+
     graph = helper.make_graph(
-        [node],
+        nodes,
         "coalmine",
         [helper.make_tensor_value_info(INPUT, TensorProto.FLOAT, ["batch", features])],
         [
             helper.make_tensor_value_info(LABEL, TensorProto.INT64, ["batch"]),
             helper.make_tensor_value_info(PROBABILITIES, TensorProto.FLOAT, ["batch", classes]),
         ],
+        constants,
     )
     model = helper.make_model(
         graph,
@@ -157,7 +222,13 @@ def parity_inputs(matrix: np.ndarray, *, seed: int) -> np.ndarray:
     return np.concatenate([matrix, scattered, one_gone, all_gone])
 
 
-def check_parity(network: Network, inputs: np.ndarray, native: np.ndarray) -> Parity:
+def check_parity(
+    network: Network,
+    inputs: np.ndarray,
+    native: np.ndarray,
+    *,
+    tolerance: float = PARITY_TOLERANCE,
+) -> Parity:
     """Compare a network with the native model's probabilities [rows, classes] on the same rows.
 
     Labels must agree wherever the native model's two best classes differ by more than the
@@ -166,14 +237,15 @@ def check_parity(network: Network, inputs: np.ndarray, native: np.ndarray) -> Pa
     labels, probabilities = network.predict(inputs)
     missing = np.isnan(inputs).any(axis=1)
     ordered = np.sort(native, axis=1)
-    decided = ordered[:, -1] - ordered[:, -2] > 2 * PARITY_TOLERANCE
+    decided = ordered[:, -1] - ordered[:, -2] > 2 * tolerance
     mismatches = int(((labels != native.argmax(axis=1)) & decided).sum())
     fits = probabilities.shape == native.shape and bool(np.isfinite(native).all())
     difference = float(np.abs(probabilities - native).max()) if fits and len(native) else np.nan
     return Parity(
-        passed=mismatches == 0 and difference <= PARITY_TOLERANCE,
+        passed=mismatches == 0 and difference <= tolerance,
         rows=len(inputs),
         rows_with_missing=int(missing.sum()),
         label_mismatches=mismatches,
         max_difference=difference,
+        tolerance=tolerance,
     )

@@ -6,7 +6,8 @@ An Arrow table, one row per instance: the features, and
 - `time`: seconds since the epoch, or any other number that orders the rows
 - `group`: what must not be torn apart by a split: one upload of one vehicle
 - `origin`: `history`, or `recent` for rows of the world as it is now
-- `split`: `train`, `tune` (chooses parameters), `holdout` (judges), `unlabelled`
+- `split`: `train`, `tune` (chooses parameters), `holdout` (judges), `unlabelled`, or `aside`: a row
+  that belongs to none, so that what judges a model has taught it nothing (see `_splits`)
 
 Not a data frame: a step is a process, and importing pandas takes longer than most steps work.
 """
@@ -27,40 +28,6 @@ if TYPE_CHECKING:
 
 TRUE_LABEL = "true_label"
 META_COLUMNS = (TRUE_LABEL, "time", "group", "origin", "split")
-
-#: Of the labelled recent rows, by time: the first part trains, then tuning, the latest part judges.
-TUNE_SHARE = 0.15
-HOLDOUT_SHARE = 0.30
-
-
-def split_recent(rows: pa.Table) -> pa.Table:
-    """Recent rows in order of time, with `split`: whole groups, unlabelled rows apart.
-
-    A group belongs where its first labelled row belongs, so that no group straddles two splits.
-    """
-    rows = rows.sort_by("time")
-    labelled = is_labelled(rows)
-    if not labelled.any():
-        raise NotEnoughData("none of the recent rows has a label")
-    _, group = np.unique(values(rows, "group"), return_inverse=True)
-    present, first = np.unique(group[labelled], return_index=True)
-    in_time = present[np.argsort(first)]
-    sizes = np.bincount(group[labelled], minlength=group.max() + 1)[in_time]
-    position = np.zeros(group.max() + 1)
-    position[in_time] = (np.cumsum(sizes) - sizes) / sizes.sum()
-    part = np.select(
-        [position >= 1 - HOLDOUT_SHARE, position >= 1 - HOLDOUT_SHARE - TUNE_SHARE],
-        ["holdout", "tune"],
-        default="train",
-    )
-    return with_texts(rows, split=np.where(labelled, part[group], "unlabelled"))
-
-
-def split_history(rows: pa.Table, *, by: np.ndarray, seed: int) -> pa.Table:
-    """History with a tuning part of whole `by` values (vehicles, say): unseen ones tune."""
-    chosen = np.random.default_rng(seed).permutation(np.unique(by))
-    tuning = chosen[: max(1, round(TUNE_SHARE * len(chosen)))]
-    return with_texts(rows, split=np.where(np.isin(by, tuning), "tune", "train"))
 
 
 def with_texts(rows: pa.Table, **columns: np.ndarray | str) -> pa.Table:

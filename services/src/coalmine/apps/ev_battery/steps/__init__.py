@@ -15,7 +15,15 @@ from coalmine.apps.ev_battery.steps._data import (
     recreate_training_set,
     validate_data,
 )
-from coalmine.apps.ev_battery.steps._model import decide, evaluate, train_fault_classifier
+from coalmine.apps.ev_battery.steps._model import (
+    budget,
+    decide,
+    evaluate,
+    families,
+    gather_report,
+    judge_segments,
+    train_fault_classifier,
+)
 from coalmine.apps.ev_battery.steps._release import (
     Story,
     notify_outcome,
@@ -28,12 +36,16 @@ __all__ = [
     "Champion",
     "Present",
     "Story",
+    "budget",
     "decide",
     "evaluate",
+    "families",
+    "gather_report",
     "generate_features",
     "ingest_file",
     "ingest_records",
     "ingest_simulated",
+    "judge_segments",
     "notify_outcome",
     "record_rejection",
     "recreate_training_set",

@@ -20,8 +20,8 @@ COLUMNS = tuple(Column(name=feature.name, unit=feature.unit) for feature in FEAT
 HISTORY, RECENT, ROWS, FACTS = "history.parquet", "recent.parquet", "rows.parquet", "facts.json"
 SOURCE = "source.json"
 TRAINED, CROSS_FITTED, NATIVE = "trained.json", "cross_fitted.npz", "native.npz"
-BOOSTER = "lightgbm.txt"
-EVALUATION, PARITY, DECISION = "evaluation.json", "parity.json", "decision.json"
+EVALUATION, PARITY, SEGMENTS = "evaluation.json", "parity.json", "segments.json"
+ANSWERS = "answers.npz"
 
 
 @dataclass(frozen=True, slots=True)

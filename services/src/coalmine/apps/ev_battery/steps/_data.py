@@ -153,7 +153,7 @@ def generate_features(telemetry: Path, out: Path, *, champion: Champion, data: P
             "history_rows": learning.having(rows, origin="history").num_rows,
             **{
                 f"recent_{split}_rows": learning.having(rows, origin="recent", split=split).num_rows
-                for split in ("train", "tune", "holdout", "unlabelled")
+                for split in ("train", "tune", "holdout", "aside", "unlabelled")
             },
         }
         write_json(out / FACTS, facts)
@@ -251,12 +251,13 @@ _READING_RANGES = {
 def _first_rows(telemetry: Path) -> list[pa.Table]:
     from coalmine.apps.ev_battery import read_telemetry
 
-    past = read_telemetry(telemetry / HISTORY)
-    history = learning.split_history(_features_of(past), by=past.vehicle, seed=0)
-    recent = _features_of(read_telemetry(telemetry / RECENT))
+    past, now = read_telemetry(telemetry / HISTORY), read_telemetry(telemetry / RECENT)
+    history, recent = learning.split_by_vehicle(
+        _features_of(past), _features_of(now), history_of=past.vehicle, recent_of=now.vehicle
+    )
     return [
         learning.with_texts(history, origin="history"),
-        learning.with_texts(recent, origin="recent", split="holdout"),
+        learning.with_texts(recent, origin="recent"),
     ]
 
 

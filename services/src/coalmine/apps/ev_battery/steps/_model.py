@@ -2,22 +2,26 @@
 
 from __future__ import annotations
 
+import shutil
+from collections.abc import Sequence
+from dataclasses import asdict, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from coalmine.apps.ev_battery._world import CLASSES
 from coalmine.apps.ev_battery.steps._common import (
-    BOOSTER,
+    ANSWERS,
     COLUMNS,
     CROSS_FITTED,
-    DECISION,
     EVALUATION,
     FACTS,
     FEATURE_NAMES,
     NATIVE,
     PARITY,
     ROWS,
+    SEGMENTS,
     TRAINED,
     Champion,
     as_classes,
@@ -27,48 +31,77 @@ from coalmine.apps.ev_battery.steps._common import (
 from coalmine.modeldir import MODEL_FILE
 from coalmine.retraining import emit_event, learning, step
 
-#: Holdout rows on which the export is compared with the trained model, each also with gaps.
-_PARITY_ROWS = 2000
+
+def budget(*, trials: int, seconds: float, seed: int, study: Path) -> learning.Budget:
+    """What the search may spend, and the file that it goes on from when it died."""
+    return learning.Budget(trials=trials, seconds=seconds, seed=seed, study=study)
+
+
+def families(text: str) -> tuple[learning.FamilyName, ...]:
+    """The kinds of model that are listed, by commas, in a text."""
+    names = tuple(name for name in learning.FAMILIES if name in text.split(","))
+    if not names:
+        raise ValueError(f"candidates: {text!r}: wanted some of {', '.join(learning.FAMILIES)}")
+    return names
 
 
 def train_fault_classifier(
-    features: Path, out: Path, *, seed: int, trials: int, tuning_seconds: float
+    features: Path,
+    out: Path,
+    *,
+    budget: learning.Budget,
+    candidates: tuple[learning.FamilyName, ...] = learning.FAMILIES,
 ) -> None:
-    """Tune, train, export to ONNX, and note what the trained model says, for the parity check."""
+    """Choose the history, tune, train, export to ONNX; and note what the trained model says."""
     with step("train-fault-classifier"), learning.without_data_frames():
         rows = learning.read_rows(features / ROWS)
         trained = learning.train_classifier(
             rows,
             features=FEATURE_NAMES,
             classes=CLASSES,
-            seed=seed,
-            trials=trials,
-            time_budget=tuning_seconds,
+            budget=replace(budget, tell=_tell),
+            families=learning.installed_families(candidates),
         )
         out.mkdir(parents=True, exist_ok=True)
-        network = out / MODEL_FILE
-        learning.export_onnx(
-            trained.booster, features=len(FEATURE_NAMES), classes=len(CLASSES), path=network
-        )
+        trained.model.export(out / MODEL_FILE)
+        trained.model.save(out)
         holdout = learning.having(rows, split="holdout")
-        inputs = learning.parity_inputs(learning.feature_matrix(holdout, FEATURE_NAMES), seed=seed)
-        np.savez(out / NATIVE, inputs=inputs, native=trained.booster.predict(inputs.astype(float)))
-        (out / BOOSTER).write_text(trained.booster.model_to_string(), encoding="utf-8")
+        matrix = learning.feature_matrix(holdout, FEATURE_NAMES)
+        inputs = learning.parity_inputs(matrix, seed=budget.seed)
+        np.savez(out / NATIVE, inputs=inputs, native=trained.model.predict(inputs))
         if trained.recent is not None:
             np.savez(
                 out / CROSS_FITTED,
                 rows=trained.recent.rows,
                 probabilities=trained.recent.probabilities,
             )
-        facts = {
-            **trained.params,
-            "rounds": trained.rounds,
-            "trials": trained.trials,
-            "tuning_stopped_by": trained.stopped_by,
-            "tuning_loss": trained.tuning_loss,
+        write_json(out / TRAINED, _facts(trained, seed=budget.seed))
+
+
+def _facts(trained: learning.Trained, *, seed: int) -> dict[str, Any]:
+    found = trained.found
+    return {
+        "params": {
+            **found.params,
+            "family": trained.family,
+            "history": trained.history.window,
+            "rounds": found.tried.rounds,
+            "trials": found.trials,
+            "trials_pruned": found.pruned,
+            "tuning_stopped_by": found.stopped_by,
             "seed": seed,
-        }
-        write_json(out / TRAINED, facts)
+        },
+        "metrics": {
+            "tuning_loss": found.tried.loss,
+            **{f"tuning_loss_{name}": loss for name, loss in trained.losses.items()},
+        },
+        "history": trained.history.as_dict(),
+        "parity_tolerance": trained.tolerance,
+    }
+
+
+def _tell(progress: learning.Progress) -> None:
+    emit_event("progress", step="train-fault-classifier", **asdict(progress))
 
 
 def evaluate(
@@ -81,16 +114,20 @@ def evaluate(
         matrix = learning.feature_matrix(holdout, FEATURE_NAMES)
         network = learning.Network(trained / MODEL_FILE)
         with np.load(trained / NATIVE) as native:
-            parity = learning.check_parity(network, native["inputs"], native["native"])
+            parity = learning.check_parity(
+                network,
+                native["inputs"],
+                native["native"],
+                tolerance=read_json(trained / TRAINED)["parity_tolerance"],
+            )
         said, _ = network.predict(matrix)
         old = champion.directory()
         if old is None:
             rival = np.full_like(truth, np.bincount(truth, minlength=1).argmax())
         else:
             rival = as_classes(learning.Network(old / MODEL_FILE).predict(matrix)[0], old)
-        paired = learning.compare(
-            said == truth, rival == truth, groups=learning.values(holdout, "group").astype(str)
-        )
+        groups = learning.values(holdout, "group").astype(str)
+        paired = learning.compare(said == truth, rival == truth, groups=groups)
         found = learning.classification_report(truth, said, classes=CLASSES)
         evaluation = {
             "candidate": found,
@@ -105,6 +142,7 @@ def evaluate(
         report.mkdir(parents=True, exist_ok=True)
         write_json(report / EVALUATION, evaluation)
         write_json(report / PARITY, parity.as_dict())
+        np.savez(report / ANSWERS, new_right=said == truth, old_right=rival == truth, groups=groups)
         card = learning.classifier_card(
             name=champion.name,
             features=COLUMNS,
@@ -115,12 +153,43 @@ def evaluate(
         learning.write_model(candidate, network=trained / MODEL_FILE, card=card)
 
 
+def judge_segments(features: Path, report: Path, *, segmentation: str, out: Path) -> None:
+    """Compare the candidate with the champion within each segment of one segmentation."""
+    with step(f"judge-segments ({segmentation})"), learning.without_data_frames():
+        holdout = learning.having(learning.read_rows(features / ROWS), split="holdout")
+        masks = learning.Segmentation.parse(segmentation).masks(holdout)
+        with np.load(report / ANSWERS) as answers:
+            judged = learning.judge_segments(
+                masks,
+                new_right=answers["new_right"],
+                old_right=answers["old_right"],
+                groups=answers["groups"],
+            )
+        write_json(out, judged)
+
+
+def gather_report(report: Path, segments: Sequence[Path], *, out: Path) -> None:
+    """The whole evaluation in one directory: on the whole, by segment, and the parity."""
+    with step("gather-report"):
+        out.mkdir(parents=True, exist_ok=True)
+        for name in (EVALUATION, PARITY):
+            shutil.copyfile(report / name, out / name)
+        write_json(out / SEGMENTS, [judged for path in segments for judged in read_json(path)])
+
+
 def decide(report: Path) -> str:
     """`promote` or `reject`: the only thing that the pipeline branches on."""
     with step("decide"):
-        found = learning.decide(
-            read_json(report / EVALUATION), read_json(report / PARITY), learning.Gate()
-        )
-        write_json(report / DECISION, {"decision": found.decision, "reasons": found.reasons})
+        found = decision_of(report)
         emit_event("decision", decision=found.decision, reasons=list(found.reasons))
         return found.decision
+
+
+def decision_of(report: Path) -> learning.Decision:
+    """What the gate says to a whole report."""
+    return learning.decide(
+        read_json(report / EVALUATION),
+        read_json(report / PARITY),
+        learning.Gate(),
+        segments=read_json(report / SEGMENTS),
+    )

@@ -13,10 +13,12 @@ from coalmine.apps.ev_battery.steps._common import (
     FACTS,
     PARITY,
     ROWS,
+    SEGMENTS,
     TRAINED,
     Champion,
     read_json,
 )
+from coalmine.apps.ev_battery.steps._model import decision_of
 from coalmine.modeldir import MODEL_FILE, load_card
 from coalmine.retraining import (
     Lineage,
@@ -99,24 +101,34 @@ def _lineage(story: Story, decision: str) -> Lineage:
         "p_not_better": evaluation["paired"]["p_not_better"],
         "parity_max_difference": parity["max_difference"],
         "parity_label_mismatches": parity["label_mismatches"],
-        "tuning_loss": trained["tuning_loss"],
+        **trained["metrics"],
     }
     if evaluation["champion"] is not None:
         metrics["champion_accuracy"] = evaluation["champion"]["accuracy"]
+    for window, loss in trained["history"]["loss"].items():
+        metrics[f"history_loss {_plain(window)}"] = loss
     for name, scores in evaluation["candidate"]["classes"].items():
         metrics[f"recall_{name}"] = scores["recall"]
     return Lineage(
         run=story.run_id,
         reason=story.reason,
         decision=decision,
+        reasons=decision_of(story.report).reasons,
         parity="passed" if parity["passed"] else "failed",
-        params={**facts, **{k: v for k, v in trained.items() if k != "tuning_loss"}},
+        params={**facts, **trained["params"]},
         metrics={key: value for key, value in metrics.items() if np.isfinite(value)},
         training_data=facts["training_data"],
         data_source=str(learning.training_set_path(facts["training_data"], data=story.data)),
         reports={
             "evaluation": story.report / EVALUATION,
             "parity": story.report / PARITY,
+            "segments": story.report / SEGMENTS,
+            "training": story.trained / TRAINED,
             "validation": story.validation,
         },
     )
+
+
+def _plain(text: str) -> str:
+    """A name that MLflow takes for a metric."""
+    return text.replace(",", "")
