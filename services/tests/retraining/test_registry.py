@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import shutil
 import threading
 from concurrent.futures import ThreadPoolExecutor
@@ -30,6 +31,7 @@ def lineage(run: str = "run-7", **changes: object) -> Lineage:
         "run": run,
         "reason": "accuracy is lost",
         "decision": "promote",
+        "reasons": ("better", "and nowhere worse"),
         "parity": "passed",
         "params": {"rounds": 40},
         "metrics": {"accuracy": 0.96},
@@ -65,7 +67,14 @@ def test_a_version_shows_where_it_comes_from(
     assert data.dataset.digest == ("ab" * 32)[:36]
     kept = {item.path for item in client.list_artifacts(run.info.run_id, "model")}
     assert kept == {"model/model.onnx", "model/model.yaml", "model/reference.parquet"}
-    assert [i.path for i in client.list_artifacts(run.info.run_id, "reports")] == ["reports/parity"]
+    reports = {item.path for item in client.list_artifacts(run.info.run_id, "reports")}
+    assert reports == {"reports/environment.txt", "reports/parity"}
+    kept_list = client.download_artifacts(run.info.run_id, "reports/environment.txt", str(tmp_path))
+    installed = Path(kept_list).read_text(encoding="utf-8")
+    assert "lightgbm==" in installed
+    digest = hashlib.sha256(installed.rstrip("\n").encode()).hexdigest()
+    assert known.tags["environment"] == run.data.tags["coalmine.environment"] == f"sha256:{digest}"
+    assert run.data.tags["coalmine.reasons"] == "better; and nowhere worse"
 
 
 def test_registering_again_for_the_same_run_changes_nothing(
