@@ -36,7 +36,10 @@ def candidate(
     steps.validate_data(ingested, work / "report.md")
     steps.generate_features(ingested, work / "features", champion=champion, data=state / "data")
     steps.train_fault_classifier(
-        work / "features", work / "trained", seed=3, trials=1, tuning_seconds=30.0
+        work / "features",
+        work / "trained",
+        budget=learning.Budget(trials=1, seconds=30.0, seed=3),
+        candidates=("lightgbm",),
     )
     steps.evaluate(
         work / "features",
@@ -45,7 +48,12 @@ def candidate(
         candidate=work / "candidate",
         report=work / "evaluation",
     )
-    return steps.decide(work / "evaluation"), work / "candidate"
+    segments = work / "segments.json"
+    steps.judge_segments(
+        work / "features", work / "evaluation", segmentation=learning.BY_CLASS, out=segments
+    )
+    steps.gather_report(work / "evaluation", [segments], out=work / "report")
+    return steps.decide(work / "report"), work / "candidate"
 
 
 def make_stage(state: Path) -> Stage:
