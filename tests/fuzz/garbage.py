@@ -8,7 +8,7 @@ import struct
 from .cases import V2_PATH
 from .trees import corrupt, dump, valid_v2
 
-__all__ = ["http1", "http2", "rapid_reset"]
+__all__ = ["frame", "http1", "http2", "literal", "rapid_reset", "request"]
 
 PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
 DATA, HEADERS, RESET, SETTINGS, PING, GOAWAY, WINDOW, CONTINUATION = 0, 1, 3, 4, 6, 7, 8, 9
@@ -69,37 +69,37 @@ def http1(rng: random.Random) -> bytes:
     )()
 
 
-def _frame(kind: int, flags: int, stream: int, payload: bytes = b"") -> bytes:
+def frame(kind: int, flags: int, stream: int, payload: bytes = b"") -> bytes:
     return (
         len(payload).to_bytes(3, "big") + bytes((kind, flags)) + struct.pack(">I", stream) + payload
     )
 
 
-def _literal(name: bytes, value: bytes) -> bytes:
+def literal(name: bytes, value: bytes) -> bytes:
     """A header of HPACK, never indexed, with lengths below 127."""
     return b"\x10" + bytes((len(name),)) + name + bytes((len(value),)) + value
 
 
-def _request(path: str = V2_PATH, *more: bytes) -> bytes:
+def request(path: str = V2_PATH, *more: bytes) -> bytes:
     fields = (
         (b":method", b"POST"),
         (b":scheme", b"http"),
         (b":authority", b"x"),
         (b":path", path.encode()),
     )
-    return b"".join(_literal(name, value) for name, value in fields) + b"".join(more)
+    return b"".join(literal(name, value) for name, value in fields) + b"".join(more)
 
 
 def http2(rng: random.Random) -> bytes:
     """A connection of HTTP/2 that breaks its rules somewhere."""
     body = dump(valid_v2(rng))[:10_000]
-    start = PREFACE + _frame(SETTINGS, 0, 0)
-    post = _frame(HEADERS, 4, 1, _request())
-    grpc = _request(
-        "/inference.GRPCInferenceService/ModelInfer", _literal(b"content-type", b"application/grpc")
+    start = PREFACE + frame(SETTINGS, 0, 0)
+    post = frame(HEADERS, 4, 1, request())
+    grpc = request(
+        "/inference.GRPCInferenceService/ModelInfer", literal(b"content-type", b"application/grpc")
     )
     nonsense = b"".join(
-        _frame(
+        frame(
             rng.randrange(256),
             rng.randrange(256),
             rng.choice([0, 1, 2, 3, 2**31 - 1]),
@@ -111,30 +111,30 @@ def http2(rng: random.Random) -> bytes:
         (
             lambda: start + nonsense,
             lambda: start + post + nonsense,
-            lambda: start + post + _frame(DATA, 1, 1, body),
-            lambda: start + post + _frame(DATA, 0, 1, body),
-            lambda: start + _frame(DATA, 1, 1, body),
-            lambda: start + _frame(HEADERS, 5, 2, _request()),
-            lambda: start + _frame(HEADERS, 4, 1, rng.randbytes(80)),
-            lambda: start + _frame(HEADERS, 0, 1, _request()) + _frame(DATA, 1, 1, body),
-            lambda: start + _frame(HEADERS, 0, 1, b"") + _frame(CONTINUATION, 0, 1, b"") * 300,
-            lambda: start + b"".join(_frame(PING, 0, 0, bytes(8)) for _ in range(500)),
-            lambda: start + _frame(SETTINGS, 0, 0, struct.pack(">HI", 4, 2**31)),
-            lambda: start + b"".join(_frame(SETTINGS, 0, 0) for _ in range(200)),
-            lambda: start + post + _frame(WINDOW, 0, 1, struct.pack(">I", 0)),
-            lambda: start + _frame(WINDOW, 0, 0, struct.pack(">I", 2**31 - 1)) * 3,
-            lambda: start + post + _frame(GOAWAY, 0, 0, bytes(8)) + _frame(DATA, 1, 1, body),
-            lambda: start + post + _frame(RESET, 0, 1, bytes(4)) + _frame(DATA, 1, 1, body),
+            lambda: start + post + frame(DATA, 1, 1, body),
+            lambda: start + post + frame(DATA, 0, 1, body),
+            lambda: start + frame(DATA, 1, 1, body),
+            lambda: start + frame(HEADERS, 5, 2, request()),
+            lambda: start + frame(HEADERS, 4, 1, rng.randbytes(80)),
+            lambda: start + frame(HEADERS, 0, 1, request()) + frame(DATA, 1, 1, body),
+            lambda: start + frame(HEADERS, 0, 1, b"") + frame(CONTINUATION, 0, 1, b"") * 300,
+            lambda: start + b"".join(frame(PING, 0, 0, bytes(8)) for _ in range(500)),
+            lambda: start + frame(SETTINGS, 0, 0, struct.pack(">HI", 4, 2**31)),
+            lambda: start + b"".join(frame(SETTINGS, 0, 0) for _ in range(200)),
+            lambda: start + post + frame(WINDOW, 0, 1, struct.pack(">I", 0)),
+            lambda: start + frame(WINDOW, 0, 0, struct.pack(">I", 2**31 - 1)) * 3,
+            lambda: start + post + frame(GOAWAY, 0, 0, bytes(8)) + frame(DATA, 1, 1, body),
+            lambda: start + post + frame(RESET, 0, 1, bytes(4)) + frame(DATA, 1, 1, body),
             lambda: (
                 start
-                + _frame(HEADERS, 4, 1, grpc)
-                + _frame(DATA, 1, 1, rng.randbytes(rng.randrange(40)))
+                + frame(HEADERS, 4, 1, grpc)
+                + frame(DATA, 1, 1, rng.randbytes(rng.randrange(40)))
             ),
             lambda: (
-                start + _frame(HEADERS, 4, 1, grpc) + _frame(DATA, 0, 1, struct.pack(">BI", 0, 100))
+                start + frame(HEADERS, 4, 1, grpc) + frame(DATA, 0, 1, struct.pack(">BI", 0, 100))
             ),
-            lambda: start + _frame(DATA, 0, 0, b"") + b"\xff\xff\xff" + rng.randbytes(50),
-            lambda: corrupt(rng, start + post + _frame(DATA, 1, 1, body)),
+            lambda: start + frame(DATA, 0, 0, b"") + b"\xff\xff\xff" + rng.randbytes(50),
+            lambda: corrupt(rng, start + post + frame(DATA, 1, 1, body)),
             lambda: PREFACE[: rng.randrange(3, len(PREFACE))],
         )
     )()
@@ -142,11 +142,11 @@ def http2(rng: random.Random) -> bytes:
 
 def rapid_reset(rng: random.Random, streams: int = 200) -> bytes:
     """Requests that are taken back as soon as they are sent (CVE-2023-44487)."""
-    parts = [PREFACE, _frame(SETTINGS, 0, 0)]
+    parts = [PREFACE, frame(SETTINGS, 0, 0)]
     for number in range(streams):
         stream = 2 * number + 1
         body = dump(valid_v2(rng))
-        parts.append(_frame(HEADERS, 4, stream, _request()))
-        parts.append(_frame(DATA, rng.randrange(2), stream, body))
-        parts.append(_frame(RESET, 0, stream, struct.pack(">I", 8)))
+        parts.append(frame(HEADERS, 4, stream, request()))
+        parts.append(frame(DATA, rng.randrange(2), stream, body))
+        parts.append(frame(RESET, 0, stream, struct.pack(">I", 8)))
     return b"".join(parts)

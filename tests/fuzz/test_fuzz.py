@@ -23,6 +23,7 @@ import pytest
 from ..servers import MIXED, Server, identity, serving
 from . import garbage
 from .cases import V2_PATH, Post, grpc_request, http_post
+from .framing import call_many
 from .trees import dump, valid_v2
 from .wire import Wire, exchange
 
@@ -165,8 +166,24 @@ def frames(target: Target, count: int) -> None:
     target.run(max(4, count // 100), reset, chunk=2)
 
 
+def framing(target: Target, count: int) -> None:
+    if target.server.kind == "uvicorn":
+        pytest.skip("gRPC's own library reads the frames there")
+    rng = random.Random(SEED + 4)
+    seen: Counter[str | None] = Counter()
+
+    def one() -> None:
+        statuses = call_many(rng, target.server.grpc_port)
+        seen.update(statuses.values())
+        faults = {str(code.value[0]) for code in GRPC_FAULTS}
+        assert faults.isdisjoint(filter(None, statuses.values())), statuses
+
+    target.run(count, one, chunk=100)
+    assert min(seen["3"], seen["8"]) > 0, seen  # wrong, and too large
+
+
 #: Who sends what share of the malformed requests.
-SHARES = ((requests, 0.65), (grpc_messages, 0.25), (sockets, 0.06), (frames, 0.04))
+SHARES = ((requests, 0.65), (grpc_messages, 0.25), (sockets, 0.06), (frames, 0.03), (framing, 0.01))
 PARTS = pytest.mark.parametrize(
     ("part", "share"), SHARES, ids=lambda it: getattr(it, "__name__", "")
 )
