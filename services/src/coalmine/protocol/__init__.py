@@ -8,6 +8,7 @@ what is wrong with it, before any model sees it. gRPC's messages are in the modu
 from __future__ import annotations
 
 from coalmine.protocol._errors import MalformedRequestError, ProtocolError, SignatureError
+from coalmine.protocol._infer_memo import InferMemo
 from coalmine.protocol._signature import InferenceCall, NonFinite, Signature
 from coalmine.protocol._tensors import (
     DATATYPES,
@@ -25,6 +26,7 @@ __all__ = [
     "DATATYPES",
     "Array",
     "EncodedReply",
+    "InferMemo",
     "InferenceCall",
     "MalformedRequestError",
     "NonFinite",

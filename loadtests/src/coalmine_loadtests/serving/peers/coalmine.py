@@ -16,7 +16,7 @@ from coalmine_loadtests.serving._wire import V2
 
 __all__ = ["SERVERS"]
 
-_DISTRIBUTIONS = ("coalmine", "onnxruntime", "pyvoy")
+_DISTRIBUTIONS = ("coalmine", "onnxruntime", "uvloop")
 
 
 def _serve(launch: Launch, *options: str) -> Sequence[str]:

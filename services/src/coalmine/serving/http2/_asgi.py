@@ -22,8 +22,8 @@ _EXTENSIONS: dict[str, Any] = {"http.response.trailers": {}}
 #: Of a response that may wait for the client to read before the application goes on.
 _PENDING = 256 * 1024
 _OF_HTTP1 = frozenset((b"connection", b"keep-alive", b"transfer-encoding", b"upgrade"))
-#: As HTTP and as gRPC: 408 and DEADLINE_EXCEEDED, 503 and RESOURCE_EXHAUSTED.
-_REFUSED = {Refusal.LATE: (408, b"4"), Refusal.BUSY: (503, b"8")}
+#: As HTTP and as gRPC: 408 and DEADLINE_EXCEEDED, 503 and UNAVAILABLE.
+_REFUSED = {Refusal.LATE: (408, b"4"), Refusal.BUSY: (503, b"14")}
 
 
 class AsgiSink:
