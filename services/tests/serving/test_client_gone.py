@@ -54,7 +54,7 @@ def requests(protocol: str, status: int) -> str:
     )
 
 
-@pytest.fixture(params=["native", "uvicorn"])
+@pytest.fixture(params=["native", pytest.param("uvicorn", marks=pytest.mark.slow)])
 def served(
     request: pytest.FixtureRequest, start: Any, model_dir: Path, tmp_path: Path, collector: Any
 ) -> Any:
@@ -106,7 +106,6 @@ def test_half_a_request_is_499_too(served: Any) -> None:
     assert metric(served, "coalmine_inflight_requests") == 0
 
 
-@pytest.mark.parametrize("served", ["native", "uvicorn"], indirect=True)
 def test_a_cancelled_call_of_grpc_is_499(served: Any, collector: Any) -> None:
     with triton_grpc.InferenceServerClient(f"127.0.0.1:{served.grpc_port}") as client:
         tensors = [

@@ -33,7 +33,7 @@ class Probe:
 """
 
 
-@pytest.mark.parametrize("kind", ["native", "uvicorn"])
+@pytest.mark.parametrize("kind", ["native", pytest.param("uvicorn", marks=pytest.mark.slow)])
 def test_what_was_loaded_is_not_looked_at_by_the_collector_again(
     start: Any, model_dir: Path, tmp_path: Path, kind: str
 ) -> None:

@@ -298,7 +298,7 @@ def test_the_last_spans_are_sent_before_the_end(
     assert len(receiver.of(trace)) == ALL
 
 
-@pytest.mark.parametrize("scheme", ["http", "grpc"])
+@pytest.mark.parametrize("scheme", ["http", pytest.param("grpc", marks=pytest.mark.slow)])
 def test_a_transformer_of_its_own_and_its_predictor_are_one_trace(
     start: Any, model_dir: Path, tmp_path: Path, receiver: Receiver, scheme: str
 ) -> None:

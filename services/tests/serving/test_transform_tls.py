@@ -145,7 +145,7 @@ def test_an_authority_of_ones_own(
     assert answer.json()["outputs"][0]["data"] == [names[label] for label in labels]
 
 
-@pytest.mark.parametrize("scheme", ["https", "grpcs"])
+@pytest.mark.parametrize("scheme", ["https", pytest.param("grpcs", marks=pytest.mark.slow)])
 def test_an_authority_nobody_trusts(alone: Any, tunnel: Tunnel, scheme: str) -> None:
     served = alone("Declared", "--predictor", f"{scheme}://127.0.0.1:{tunnel.port}", ready=False)
     answer = until(
@@ -155,6 +155,7 @@ def test_an_authority_nobody_trusts(alone: Any, tunnel: Tunnel, scheme: str) -> 
         assert "its certificate is not trusted" in answer.json()["error"]
 
 
+@pytest.mark.slow
 def test_a_predictor_without_tls(alone: Any, tunnel: Tunnel) -> None:
     served = alone("Declared", "--predictor", f"https://127.0.0.1:{tunnel.target}", ready=False)
     until(
@@ -162,6 +163,7 @@ def test_a_predictor_without_tls(alone: Any, tunnel: Tunnel) -> None:
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("variable", ["REQUESTS_CA_BUNDLE", "SSL_CERT_FILE"])
 def test_an_authority_of_the_environment(
     alone: Any, tunnel: Tunnel, authority: tuple[Path, ssl.SSLContext], variable: str
