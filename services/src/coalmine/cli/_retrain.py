@@ -8,6 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
+from coalmine.cli import _retrain_cluster as cluster
 from coalmine.cli import _retrain_show as show
 from coalmine.cli._client import StateOption, find_running, request
 from coalmine.cli._errors import CommandError
@@ -20,7 +21,9 @@ app = typer.Typer(
     epilog=(
         "Examples:  coalmine retrain --reason 'new labels'  |  coalmine retrain history  |  "
         "coalmine retrain status  |  "
-        "coalmine retrain --compile pipeline.yaml --file coalmine.yaml"
+        "coalmine retrain --compile pipeline.yaml --file coalmine.yaml  |  "
+        "coalmine retrain --manifests build/  |  "
+        "coalmine retrain --submit http://kfp.example:8888 --wait 3600 --set champion=3"
     ),
 )
 
@@ -37,16 +40,35 @@ def retrain(
         Path | None,
         typer.Option("--compile", help="Write the pipeline as Kubeflow Pipelines YAML instead"),
     ] = None,
-    file: Annotated[Path, typer.Option(help="With --compile: the model service file")] = Path(
-        "coalmine.yaml"
-    ),
+    manifests: Annotated[
+        Path | None,
+        typer.Option(help="Write into DIR: the pipeline, Katib Experiments and TrainJobs"),
+    ] = None,
+    submit: Annotated[
+        str | None, typer.Option(help="Run the pipeline on the Kubeflow Pipelines API at this URL")
+    ] = None,
+    given: Annotated[
+        list[str] | None,
+        typer.Option("--set", help="With --submit: a parameter of the pipeline, NAME=VALUE"),
+    ] = None,
+    wait: Annotated[
+        float, typer.Option(min=0, help="With --submit: seconds to wait for the end (0: none)")
+    ] = 0.0,
+    file: Annotated[
+        Path, typer.Option(help="With --compile, --manifests, --submit: the model service file")
+    ] = Path("coalmine.yaml"),
     state: StateOption = None,
 ) -> None:
     """Start a training run now; it counts as one of the day, but waits for no cooldown."""
     if context.invoked_subcommand is not None:
         return
     if compile_to is not None:
-        _compile(file, compile_to)
+        cluster.compile_to(compile_to, file=file)
+    if manifests is not None:
+        cluster.write_manifests(manifests, file=file)
+    if submit is not None:
+        cluster.submit(submit, file=file, reason=reason, given=given or (), wait=wait)
+    if (compile_to, manifests, submit) != (None, None, None):
         return
     body = {"reason": reason, "actor": getpass.getuser(), "source": "cli"}
     answer = request(find_running(state), "retrainer", "/v1/runs", method="POST", body=body)
@@ -104,16 +126,3 @@ def reset(
 def _one_of(option: str, value: str | None, allowed: tuple[str, ...]) -> None:
     if value is not None and value not in allowed:
         raise CommandError(f"{option} {value}: allowed are {', '.join(allowed)}")
-
-
-def _compile(file: Path, target: Path) -> None:
-    from coalmine.retraining import compile_pipeline
-    from coalmine.spec import load_service
-
-    service = load_service(file)
-    if service.retraining is None:
-        raise CommandError(f"{file}: retraining: is missing; add `retraining: {{pipeline: ...}}`")
-    if target.suffix not in (".yaml", ".yml"):
-        raise CommandError(f"--compile {target}: Kubeflow Pipelines takes a .yaml file")
-    compile_pipeline(target, pipeline=service.retraining.pipeline)
-    typer.echo(f"written: {target}")

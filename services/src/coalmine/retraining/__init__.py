@@ -43,6 +43,7 @@ from coalmine.retraining._events import emit_event, read_events_of_run, step
 from coalmine.retraining._files import file_digest
 from coalmine.retraining._kfp import compile_pipeline
 from coalmine.retraining._lineage import Lineage
+from coalmine.retraining._manifests import manifests, write_manifests
 from coalmine.retraining._mlflow import load_mlflow
 from coalmine.retraining._notify import Notice, notify
 from coalmine.retraining._parameters import RunParameters
@@ -54,6 +55,7 @@ from coalmine.retraining._registry import (
     local_registry,
     register_directory,
 )
+from coalmine.retraining._submit import Submitted, cluster_parameters, submit, wait_for
 
 if TYPE_CHECKING:
     from fastapi import FastAPI
@@ -76,10 +78,12 @@ __all__ = [
     "RetrainingError",
     "RunParameters",
     "RunRefused",
+    "Submitted",
     "UnknownRun",
     "UnknownVersion",
     "WebhookInvalid",
     "Window",
+    "cluster_parameters",
     "compile_pipeline",
     "copy_stored",
     "create_app",
@@ -92,6 +96,7 @@ __all__ = [
     "list_training_sets",
     "load_mlflow",
     "local_registry",
+    "manifests",
     "notify",
     "parallelism",
     "place",
@@ -100,6 +105,9 @@ __all__ = [
     "recreate",
     "register_directory",
     "step",
+    "submit",
+    "wait_for",
+    "write_manifests",
 ]
 
 

@@ -49,7 +49,9 @@ from coalmine.retraining.learning._train import (
     Trained,
     installed_families,
     make_family,
+    space_of,
     train_classifier,
+    try_parameters,
 )
 from coalmine.retraining.learning._validate import Expect, validate_table
 
@@ -97,11 +99,13 @@ __all__ = [
     "make_family",
     "parity_inputs",
     "read_rows",
+    "space_of",
     "split_by_vehicle",
     "split_recent",
     "store_training_set",
     "train_classifier",
     "training_set_path",
+    "try_parameters",
     "validate_table",
     "values",
     "with_texts",

@@ -5,16 +5,26 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from importlib.util import find_spec
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
+from coalmine.modeldir import MODEL_FILE
 from coalmine.retraining._errors import NotEnoughData
-from coalmine.retraining.learning._family import Family, FamilyName, Lesson, Material, Model
+from coalmine.retraining.learning._family import (
+    Family,
+    FamilyName,
+    Lesson,
+    Material,
+    Model,
+    Report,
+    Tried,
+)
 from coalmine.retraining.learning._history import History, choose_history
 from coalmine.retraining.learning._rows import values
 from coalmine.retraining.learning._search import Budget, Found, fingerprint, search
-from coalmine.retraining.learning._space import defaults
+from coalmine.retraining.learning._space import Space, defaults, parse_params
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -63,6 +73,13 @@ def installed_families(wanted: tuple[FamilyName, ...] = FAMILIES) -> tuple[Famil
     return tuple(name for name in wanted if name != "mlp" or find_spec("torch") is not None)
 
 
+def space_of(name: FamilyName) -> Space:
+    """What a search of a kind of model may try; it needs none of their libraries."""
+    from coalmine.retraining.learning import _boosting, _mlp
+
+    return _mlp.SPACE if name == "mlp" else _boosting.SPACE
+
+
 def make_family(name: FamilyName, material: Material) -> Family:
     """A kind of model over a table."""
     if name == "mlp":
@@ -108,6 +125,36 @@ def train_classifier(
     return _train(
         candidates[best], material, _fit_rows(rows), name=best, found=found, history=history
     )
+
+
+def try_parameters(
+    rows: pa.Table,
+    *,
+    features: tuple[str, ...],
+    classes: tuple[str, ...],
+    family: FamilyName,
+    seed: int,
+    given: Mapping[str, str],
+    report: Report,
+    out: Path | None = None,
+) -> Tried:
+    """One trial of the search, with parameters that someone else has chosen; its loss on `tune`.
+
+    With `out` the model is then trained on all rows, as the pipeline's is, and exported there.
+    """
+    material = Material.of(rows, features=features, classes=classes, seed=seed)
+    train, tune = learning_rows(rows, material)
+    candidate = make_family(family, material)
+    params = parse_params(given, candidate.space)
+    history, lesson = choose_history(
+        make_family("lightgbm", material), material, train=train, tune=tune
+    )
+    tried = candidate.trial(lesson, tune, params=params, report=report)
+    if out is not None:
+        out.mkdir(parents=True, exist_ok=True)
+        whole = history.lesson(_fit_rows(rows), material)
+        candidate.fit(whole, params=params, rounds=tried.rounds).export(out / MODEL_FILE)
+    return tried
 
 
 def learning_rows(rows: pa.Table, material: Material) -> tuple[np.ndarray, np.ndarray]:
