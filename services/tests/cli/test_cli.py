@@ -377,20 +377,21 @@ def test_labels_are_sent(
 
 
 @pytest.mark.parametrize(
-    ("name", "text", "line"),
+    ("name", "text", "place"),
     [
-        ("l.csv", "request_id,label\na,normal\nb\n", "l.csv:3"),
-        ("l.csv", "id,label\na,normal\n", "l.csv:2"),
-        ("l.jsonl", "{}\n", "l.jsonl:1"),
-        ("l.jsonl", '{"request_id":"a","label":"x"}\nnope\n', "l.jsonl:2"),
-        ("l.jsonl", "[]\n", "l.jsonl:1"),
+        ("l.csv", "request_id,label\na,normal\nb\n", "l.csv: row 2, column 'label': missing"),
+        ("l.csv", "id,label\na,normal\n", "l.csv: column 'request_id' is missing"),
+        ("l.jsonl", "{}\n", "l.jsonl: row 1, column 'request_id': missing"),
+        ("l.jsonl", '{"request_id":"a","label":"x"}\nnope\n', "l.jsonl: row 2: not JSON"),
+        ("l.jsonl", "[]\n", "l.jsonl: row 1: a label must be a JSON object"),
+        ("l.xlsx", "?", "l.xlsx: labels cannot be read from '.xlsx'; allowed: .csv"),
     ],
 )
-def test_a_bad_label_is_named_by_its_line(
-    coalmine: Any, control: Control, tmp_path: Path, name: str, text: str, line: str
+def test_a_bad_label_is_named_by_its_row_and_column(
+    coalmine: Any, control: Control, tmp_path: Path, name: str, text: str, place: str
 ) -> None:
     (tmp_path / name).write_text(text)
     done = coalmine("label", name)
     assert done.code == 1
-    assert line in done.err
+    assert place in done.err
     assert control.asked == [], "no half of a batch"

@@ -2,11 +2,7 @@
 
 from __future__ import annotations
 
-import csv
-import json
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
-from itertools import islice
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -17,19 +13,20 @@ from coalmine.cli._errors import CommandError
 
 __all__ = ["register"]
 
-_BATCH = 1000
-
 
 def register(app: typer.Typer) -> None:
     """Add the commands of this module."""
-    app.command(epilog="Example:  coalmine label workshop.csv --state .coalmine/ev-battery")(label)
+    app.command(
+        epilog="Examples:  coalmine label workshop.csv  |  coalmine label truth.parquet --state DIR"
+    )(label)
 
 
 def label(
     file: Annotated[
         Path,
         typer.Argument(
-            help="CSV with a header, or JSON lines: request_id, label, and row and time if known",
+            help="CSV with a header, JSON lines, JSON, Parquet or Arrow: request_id, label, and "
+            "row and time if known",
             exists=True,
             dir_okay=False,
         ),
@@ -39,53 +36,39 @@ def label(
     """Send delayed labels to the collector, which joins them to the records by request id.
 
     `label` is a class name or index, `row` the place in the request (0), `time` when it became
-    known, in seconds since the epoch (now). Sending a file again does no harm.
+    known, in seconds since the epoch or ISO 8601 (now). Sending a file again does no harm; of a
+    file with a mistake nothing is sent.
     """
-    running = find_running(state)
-    counts: Counter[str] = Counter()
-    labels = _labels(file)
-    while batch := list(islice(labels, _BATCH)):
-        answer = request(running, "collector", "/v1/labels", method="POST", body={"labels": batch})
-        counts.update(answer)
-    told = ", ".join(f"{count} {name}" for name, count in counts.items())
-    typer.echo(told or f"{file}: no labels in it")
+    from rich.console import Console
+    from rich.progress import Progress
 
-
-def _labels(file: Path) -> Iterator[dict[str, Any]]:
     from coalmine.clock import SYSTEM_CLOCK
+    from coalmine.records import MalformedLabelsError, label_format, read_labels
 
     now = SYSTEM_CLOCK.time()
-    with file.open(encoding="utf-8", newline="") as lines:
-        for line, entry in _entries(file, lines):
-            try:
-                yield {
-                    "request_id": _text(entry["request_id"]),
-                    "label": _text(entry["label"]),
-                    "row": int(entry.get("row") or 0),
-                    "time": float(entry.get("time") or now),
-                }
-            except (KeyError, TypeError, ValueError) as error:
-                raise CommandError(
-                    f"{file}:{line}: a label has `request_id` and `label`, and a whole number as "
-                    f"`row` and seconds as `time` if known ({error!r})"
-                ) from error
+    counts: Counter[str] = Counter()
+    try:
+        format = label_format(file.suffix.lower())
+        with file.open("rb") as content:
+            total = sum(len(piece) for piece in read_labels(content, format, now=now))
+            if not total:
+                typer.echo(f"{file}: no labels in it")
+                return
+            running = find_running(state)
+            content.seek(0)
+            with Progress(console=Console(stderr=True), transient=True) as progress:
+                task = progress.add_task("labels", total=total)
+                for piece in read_labels(content, format, now=now):
+                    body = {"labels": [_sent(label) for label in piece]}
+                    counts.update(
+                        request(running, "collector", "/v1/labels", method="POST", body=body)
+                    )
+                    progress.advance(task, len(piece))
+    except MalformedLabelsError as error:
+        raise CommandError(f"{file}: {error}") from error
+    typer.echo(", ".join(f"{count} {name}" for name, count in counts.items()))
 
 
-def _text(value: Any) -> str:
-    if value is None or value == "":
-        raise ValueError("an empty value")
-    return str(value)
-
-
-def _entries(file: Path, lines: Iterable[str]) -> Iterator[tuple[int, Mapping[str, Any]]]:
-    if file.suffix == ".csv":
-        yield from enumerate(csv.DictReader(lines), start=2)
-        return
-    for number, line in enumerate(lines, start=1):
-        try:
-            entry = json.loads(line)
-        except ValueError as error:
-            raise CommandError(f"{file}:{number}: not JSON: {error}") from error
-        if not isinstance(entry, dict):
-            raise CommandError(f"{file}:{number}: a label is a JSON object")
-        yield number, entry
+def _sent(label: Any) -> dict[str, Any]:
+    names = ("request_id", "label", "row", "time")
+    return {name: getattr(label, name) for name in names}

@@ -29,6 +29,7 @@ from coalmine.records._errors import (
 )
 from coalmine.records._event_window import WindowLimits
 from coalmine.records._housekeeping import Retention
+from coalmine.records._label_files import label_format, read_labels
 from coalmine.records._log import RecordLog, open_log
 from coalmine.records._schema import (
     RESERVED_COLUMNS,
@@ -84,8 +85,10 @@ __all__ = [
     "create_collector",
     "drain_spool",
     "label_categories",
+    "label_format",
     "open_log",
     "read_all",
+    "read_labels",
     "record_batch",
     "record_schema",
     "spool_stats",

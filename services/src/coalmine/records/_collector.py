@@ -17,12 +17,11 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated, ParamSpec, TypeVar
+from typing import ParamSpec, TypeVar
 
 from fastapi import FastAPI, Request, Response
 from fastapi.responses import JSONResponse
 from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, generate_latest
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from starlette.routing import Route
 from starlette.types import Receive, Scope, Send
 
@@ -36,14 +35,17 @@ from coalmine.records._errors import (
     LogFullError,
     MalformedBatchError,
     MalformedEventError,
+    MalformedLabelsError,
     RecordsError,
 )
 from coalmine.records._event_intake import EventIntake
 from coalmine.records._event_window import WindowLimits
 from coalmine.records._housekeeping import Retention, keep_house
+from coalmine.records._label_files import label_format
+from coalmine.records._label_intake import LabelIntake
 from coalmine.records._log import RecordLog
 from coalmine.records._signatures import Signatures
-from coalmine.records._types import BatchId, Label, LabelCounts
+from coalmine.records._types import BatchId, LabelCounts
 
 __all__ = ["create_collector"]
 
@@ -51,16 +53,17 @@ _P = ParamSpec("_P")
 _T = TypeVar("_T")
 
 _MAX_BODY = 64 * 1024**2
+#: Some fifty million labels; they wait in a temporary file.
+_MAX_LABELS = 4 * 1024**3
 #: Bodies waiting for the disk; beyond it the log is behind, and emitters keep their records.
 _MAX_WAITING = 128 * 1024**2
-#: Seconds that the clock of whoever labels may be ahead of ours.
-_AHEAD = 300.0
 _RETRY_AFTER = {"retry-after": "1"}
 
 #: The edge's table: domain errors know no HTTP.
 _STATUS: dict[type[Exception], int] = {
     MalformedBatchError: 400,
     MalformedEventError: 400,
+    MalformedLabelsError: 400,
     LogFullError: 503,
     LogError: 503,
 }
@@ -70,27 +73,8 @@ class _TooLargeError(Exception):
     pass
 
 
-class _FutureError(Exception):
-    pass
-
-
 class _BehindError(Exception):
     pass
-
-
-class _Label(BaseModel):
-    model_config = ConfigDict(extra="forbid", coerce_numbers_to_str=True)
-
-    request_id: Annotated[str, Field(min_length=1, max_length=65_535)]
-    label: Annotated[str, Field(min_length=1, max_length=1_024)]
-    row: Annotated[int, Field(ge=0, lt=2**31)] = 0
-    time: Annotated[float, Field(allow_inf_nan=False)] | None = None
-
-
-class _Labels(BaseModel):
-    model_config = ConfigDict(extra="forbid")
-
-    labels: list[_Label]
 
 
 class _Collector:
@@ -101,9 +85,9 @@ class _Collector:
     ) -> None:
         self._log = log
         self._intake = intake
+        self._labels = LabelIntake(log, clock=clock)
         self._clock = clock
         self._metrics = metrics
-        self._latest = 0.0
         self._waiting = 0
         # Threads of its own: appends must not queue behind others' blocking work.
         self._threads = ThreadPoolExecutor(4, thread_name_prefix="coalmine-collector")
@@ -125,8 +109,11 @@ class _Collector:
         return offset
 
     async def label(self, request: Request) -> LabelCounts:
-        body = await _body(request)
-        counts = await self._run(self._label, body)
+        # What a client that says nothing of it sends, curl's --data among them, is JSON.
+        said = request.headers.get("content-type", "")
+        unsaid = said.partition(";")[0] in ("", "application/x-www-form-urlencoded")
+        format = "json" if unsaid else label_format(said)
+        counts = await self._labels.take(_parts(request, limit=_MAX_LABELS), format)
         self._metrics.labelled(counts)
         return counts
 
@@ -165,20 +152,6 @@ class _Collector:
         is_frames = kind == FRAMES_TYPE  # as an emitter has them; others send Arrow
         batch = parse_frames(body, rows=batch_id.rows) if is_frames else parse_stream(body)
         return self._log.append(batch, batch_id=batch_id, dropped=dropped)
-
-    def _label(self, body: bytes) -> LabelCounts:
-        # A label without a time is the newest, also after the clock was set back.
-        now = self._latest = max(self._latest, self._clock.time())
-        labels = _Labels.model_validate_json(body).labels
-        _refuse_future(labels, now=now)
-        return self._log.put_labels(
-            [
-                Label(
-                    item.request_id, item.label, now if item.time is None else item.time, item.row
-                )
-                for item in labels
-            ]
-        )
 
 
 class _AppendRoute:
@@ -232,7 +205,7 @@ def create_collector(
             await asyncio.to_thread(collector.close)
 
     app = FastAPI(title="Coalmine collector", lifespan=lifespan)
-    for error in (RecordsError, ValidationError, _TooLargeError, _BehindError, _FutureError):
+    for error in (RecordsError, _TooLargeError, _BehindError):
         app.add_exception_handler(error, _answer_error)
 
     # Not a route of FastAPI's, which costs more than the rest: this one is busy.
@@ -265,24 +238,17 @@ def create_collector(
     return app
 
 
-def _refuse_future(labels: list[_Label], *, now: float) -> None:
-    """A label dated in the future would outlive every correction; milliseconds look like one."""
-    for number, item in enumerate(labels):
-        if item.time is not None and item.time > now + _AHEAD:
-            raise _FutureError(
-                f"labels.{number}.time: {item.time:g} is in the future; give seconds since the "
-                "epoch. No label of this body is stored"
-            )
-
-
 async def _body(request: Request) -> bytes:
-    parts, size = [], 0
+    return b"".join([part async for part in _parts(request, limit=_MAX_BODY)])
+
+
+async def _parts(request: Request, *, limit: int) -> AsyncIterator[bytes]:
+    size = 0
     async for part in request.stream():
         size += len(part)
-        if size > _MAX_BODY:
-            raise _TooLargeError(f"the body is larger than {_MAX_BODY} bytes")
-        parts.append(part)
-    return b"".join(parts)
+        if size > limit:
+            raise _TooLargeError(f"the body is larger than {limit} bytes")
+        yield part
 
 
 def _batch_id(request: Request) -> BatchId:
@@ -306,12 +272,5 @@ async def _answer_error(_: Request, error: Exception) -> Response:
         status = 429
     else:
         status = next((_STATUS[kind] for kind in type(error).__mro__ if kind in _STATUS), 400)
-    message = _first(error) if isinstance(error, ValidationError) else str(error)
     headers = _RETRY_AFTER if status in (429, 503) else None
-    return JSONResponse({"error": message}, status_code=status, headers=headers)
-
-
-def _first(error: ValidationError) -> str:
-    first = error.errors(include_url=False, include_context=False)[0]
-    place = ".".join(str(part) for part in first["loc"])
-    return f"{place}: {first['msg']}" if place else str(first["msg"])
+    return JSONResponse({"error": str(error)}, status_code=status, headers=headers)

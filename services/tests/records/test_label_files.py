@@ -1,0 +1,217 @@
+"""Labels in every format: over HTTP, in one piece or many, with the mistake named."""
+
+from __future__ import annotations
+
+import gc
+import io
+import json
+import tracemalloc
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from typing import Any
+
+import httpx
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from coalmine.clock import ManualClock
+from coalmine.records import (
+    Label,
+    MalformedLabelsError,
+    RecordLog,
+    create_collector,
+    label_format,
+    read_labels,
+)
+
+MakeBatch = Callable[..., pa.RecordBatch]
+
+ROWS: list[dict[str, Any]] = [
+    {"request_id": "a", "label": "normal", "row": 0, "time": 5.0},
+    {"request_id": "b", "label": "1", "row": None, "time": None},
+    {"request_id": "nobody", "label": "normal", "row": 3, "time": 7.5},
+]
+
+
+def _table() -> pa.Table:
+    types = (("request_id", pa.string()), ("label", pa.string()), ("row", pa.int64()))
+    return pa.Table.from_pylist(ROWS, pa.schema([*types, ("time", pa.float64())]))
+
+
+def _csv() -> bytes:
+    lines = ["request_id,label,row,time,remark"]
+    lines += [
+        ",".join("" if value is None else str(value) for value in [*row.values(), "x"])
+        for row in ROWS
+    ]
+    return "\r\n".join(lines).encode("utf-8-sig")
+
+
+def _json_lines() -> bytes:
+    return "\n\n".join(json.dumps(row) for row in ROWS).encode()
+
+
+def _parquet(table: pa.Table | None = None, **more: Any) -> bytes:
+    sink = io.BytesIO()
+    pq.write_table(_table() if table is None else table, sink, **more)
+    return sink.getvalue()
+
+
+def _arrow(make: Callable[..., Any], table: pa.Table | None = None) -> bytes:
+    table = _table() if table is None else table
+    sink = io.BytesIO()
+    with make(sink, table.schema) as writer:
+        writer.write_table(table, max_chunksize=2)
+    return sink.getvalue()
+
+
+FORMATS: dict[str, Callable[[], bytes]] = {
+    "text/csv": _csv,
+    "application/json": lambda: json.dumps({"labels": ROWS}).encode(),
+    "application/json; charset=utf-8": lambda: json.dumps(ROWS).encode(),
+    "application/x-ndjson": _json_lines,
+    "application/vnd.apache.parquet": _parquet,
+    "application/vnd.apache.arrow.stream": lambda: _arrow(pa.ipc.new_stream),
+    "application/vnd.apache.arrow.file": lambda: _arrow(pa.ipc.new_file),
+}
+
+
+@asynccontextmanager
+async def _client(log: RecordLog, clock: ManualClock) -> AsyncIterator[httpx.AsyncClient]:
+    app = create_collector(log, clock=clock)
+    transport = httpx.ASGITransport(app)
+    async with (
+        app.router.lifespan_context(app),
+        httpx.AsyncClient(transport=transport, base_url="http://collector") as client,
+    ):
+        yield client
+
+
+@pytest.mark.parametrize("media", FORMATS)
+async def test_every_format_means_the_same(
+    media: str, log: RecordLog, clock: ManualClock, append: Any, make_batch: MakeBatch
+) -> None:
+    append(make_batch(["a", "b"]))
+    async with _client(log, clock) as client:
+        for fates in ((2, 0, 0, 1), (0, 3, 0, 0)):
+            answer = await client.post(
+                "/v1/labels", content=FORMATS[media](), headers={"content-type": media}
+            )
+            assert answer.status_code == 200, answer.text
+            assert tuple(answer.json().values()) == fates
+    assert [label[:4] for label in log.labels_after(0, 10)] == [
+        ("a", "normal", 5.0, 0), ("b", "internal_short", 10_000.0, 0), ("nobody", "normal", 7.5, 3)
+    ]  # fmt: skip
+
+
+async def test_a_type_that_is_none_of_them(log: RecordLog, clock: ManualClock) -> None:
+    async with _client(log, clock) as client:
+        answer = await client.post("/v1/labels", content=b"x", headers={"content-type": "text/xml"})
+        assert answer.status_code == 400
+        assert "'text/xml'; allowed: text/csv, application/json" in answer.json()["error"]
+        plain = {"content-type": "application/x-www-form-urlencoded"}  # curl --data
+        body = json.dumps({"labels": ROWS})
+        assert (await client.post("/v1/labels", content=body, headers=plain)).status_code == 200
+
+
+def _wrong(**columns: Any) -> pa.Table:
+    return pa.table({"request_id": ["a", "b"], "label": ["x", "y"], **columns})
+
+
+@pytest.mark.parametrize(
+    ("media", "content", "message"),
+    [
+        ("text/csv", b"id,label\na,x\n", "column 'request_id' is missing; there are: id, label"),
+        ("text/csv", b"", "column 'request_id' is missing; there are: none"),
+        ("text/csv", b"request_id,label\na,x\nb\n", "row 2, column 'label': missing"),
+        ("text/csv", b"request_id,label\na,x,y\n", "row 1: more values than columns"),
+        ("text/csv", b"request_id,label,row\na,x,-1\n", "row 1, column 'row': '-1'"),
+        (
+            "text/csv",
+            b"request_id,label,row\na,x,1.5\n",
+            "column 'row': '1.5' is not a",
+        ),
+        ("text/csv", b"request_id,label,time\na,x,soon\n", "row 1, column 'time': 'soon'"),
+        ("text/csv", b'request_id,label\n"a,x\n', "row 1: not CSV"),
+        ("text/csv", b"request_id,label\na,\xff\n", "not CSV in UTF-8"),
+        ("application/x-ndjson", b'{"request_id": "a", "label": 1}\n{"la', "row 2: not JSON"),
+        ("application/x-ndjson", b"3", "row 1: a label must be a JSON object"),
+        ("application/json", b'[{"request_id": "a", "label": 1.5}]', "'label': 1.5 is not a whole"),
+        ("application/json", b'[{"request_id": "a", "label": true}]', "row 1, column 'label'"),
+        ("application/vnd.apache.parquet", b"PAR1 no", "not Parquet"),
+        ("application/vnd.apache.parquet", _parquet()[:-9], "not Parquet"),
+        (
+            "application/vnd.apache.parquet",
+            _parquet(_wrong(row=[0, -4])),
+            "row 2, column 'row': -4 is not a place",
+        ),
+        (
+            "application/vnd.apache.parquet",
+            _parquet(pa.table({"request_id": ["a", None], "label": ["x", "y"]})),
+            "row 2, column 'request_id': missing",
+        ),
+        ("application/vnd.apache.arrow.stream", b"\xff" * 40, "not Arrow"),
+        (
+            "application/vnd.apache.arrow.stream",
+            _arrow(pa.ipc.new_stream, _wrong(time=[[1], [2]])),
+            "row 1, column 'time': [1] is not a time",
+        ),
+    ],
+)
+async def test_a_mistake_is_named_and_nothing_is_stored(
+    media: str, content: bytes, message: str, log: RecordLog, clock: ManualClock
+) -> None:
+    async with _client(log, clock) as client:
+        answer = await client.post("/v1/labels", content=content, headers={"content-type": media})
+    assert answer.status_code == 400
+    assert message in answer.json()["error"]
+    assert log.stats().labels == 0
+
+
+async def test_a_mistake_at_the_end_of_many_stores_none(log: RecordLog, clock: ManualClock) -> None:
+    lines = ["request_id,label", *(f"r{number},1" for number in range(25_000)), "last,"]
+    async with _client(log, clock) as client:
+        headers = {"content-type": "text/csv"}
+        answer = await client.post("/v1/labels", content="\n".join(lines), headers=headers)
+    assert "row 25001, column 'label': missing" in answer.json()["error"]
+    assert log.stats().labels == 0
+
+
+def test_times_of_every_kind() -> None:
+    moment = 1_700_000_000.5
+    table = pa.table(
+        {
+            "request_id": pa.array(["a", "b"]).dictionary_encode(),
+            "label": [1.0, 2.0],  # what pandas makes of whole numbers with gaps
+            "time": pa.array([round(moment * 1e6)] * 2, pa.timestamp("us", tz="UTC")),
+        }
+    )
+    expected = [[Label("a", "1", moment), Label("b", "2", moment)]]
+    assert list(read_labels(io.BytesIO(_parquet(table)), "parquet", now=moment)) == expected
+    text = b"request_id,label,time\na,1,2023-11-14T22:13:20.5Z\nb,2,1700000000.5\n"
+    assert list(read_labels(io.BytesIO(text), "csv", now=moment)) == expected
+    naive = b'{"request_id": "a", "label": 1, "time": "2023-11-14T22:13:20.5"}'
+    assert next(read_labels(io.BytesIO(naive), "jsonl", now=moment)) == expected[0][:1]
+
+
+def test_memory_does_not_grow_with_the_file() -> None:
+    """200,000 labels as objects would be some 60 MB."""
+    table = pa.table(
+        {"request_id": [f"request-{number}" for number in range(200_000)], "label": ["1"] * 200_000}
+    )
+    file = io.BytesIO(_parquet(table, row_group_size=20_000))
+    del table
+    gc.collect()
+    tracemalloc.start()
+    count = sum(len(piece) for piece in read_labels(file, "parquet", now=0.0))
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert count == 200_000
+    assert peak < 20_000_000
+
+
+def test_a_format_is_known_by_a_files_ending() -> None:
+    assert label_format(".PARQUET") == "parquet"
+    with pytest.raises(MalformedLabelsError, match=r"allowed: \.csv, \.json, \.jsonl"):
+        label_format(".xlsx")
