@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import duckdb
 import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -87,6 +89,31 @@ def test_a_run_that_dies_is_repeated_without_doubles(
     assert archive(log, directory, limit_rows=1) == {0: 4}
     assert sorted(_archived(directory)["request_id"]) == ["r0", "r1", "r2", "r3"]
     assert len(list(directory.rglob("*.tmp"))) == 0
+
+
+def test_the_archive_is_read_by_duckdb_as_the_documentation_says(
+    log: RecordLog,
+    append: Any,
+    make_batch: MakeBatch,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Versions with other columns, and a label's model, in one table; the pandas example too."""
+    append(make_batch(["a", "b"], version="2", time=0.0, features=3))
+    append(make_batch(["c"], version="3", time=DAY))
+    archive(log, tmp_path / "archive")
+    monkeypatch.chdir(tmp_path)
+    text = (Path(__file__).parents[3] / "docs" / "records.md").read_text(encoding="utf-8")
+    blocks = dict(re.findall(r"```python\nimport (duckdb|pandas).*?\n(.*?)```", text, re.S))
+    statement = blocks["duckdb"].split('"""')[1]
+    found = duckdb.sql(statement).fetchall()
+    assert [(str(version), str(day), rows, ms) for version, day, rows, ms in found] == [
+        ("2", "1970-01-01", 2, 0.75), ("3", "1970-01-02", 1, 0.75)
+    ]  # fmt: skip
+    names: dict[str, Any] = {"pd": pd}
+    exec(blocks["pandas"], names)
+    assert list(names["frame"]["request_id"]) == ["c"]
+    assert "f23" in names["frame"].columns
 
 
 def test_names_cannot_leave_the_archive(
