@@ -72,7 +72,13 @@ class ArmServer:
         """Listen, after the time that a start takes."""
         await asyncio.sleep(_START_UP)
         loop = asyncio.get_running_loop()
-        self._listener = await loop.create_server(lambda: _Connection(self), "127.0.0.1", port)
+        while True:
+            try:
+                made = await loop.create_server(lambda: _Connection(self), "127.0.0.1", port)
+                break
+            except OSError:  # Somebody's outgoing connection has the port for a moment.
+                await asyncio.sleep(_POLL)
+        self._listener = made
 
     async def stop(self) -> None:
         """No new connections; those that there are answer what they have, and end."""

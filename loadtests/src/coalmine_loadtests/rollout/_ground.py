@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import json
+import random
+import socket
 import sys
 from asyncio.subprocess import Process
 from collections.abc import AsyncIterator, Sequence
@@ -16,7 +18,6 @@ import httpx
 from coalmine.arms import Arm
 from coalmine.gateway import envoy_command, write_bootstrap
 from coalmine.spec import RoutingSpec
-from coalmine_loadtests.bench._server import free_ports
 
 __all__ = ["Ground", "running"]
 
@@ -38,7 +39,7 @@ class Ground:
     @classmethod
     def make(cls, root: Path) -> Ground:
         """A new one on free ports, its directories made and its file written."""
-        ground = cls(root, tuple(free_ports(3 + len(_ARMS))))
+        ground = cls(root, tuple(_ports(3 + len(_ARMS))))
         for directory in (ground.envoy, ground.registry / "versions"):
             directory.mkdir(parents=True, exist_ok=True)
         write_bootstrap(
@@ -142,6 +143,21 @@ async def running(
         if process.returncode is None:
             process.kill()
         await process.wait()
+
+
+def _ports(count: int) -> list[int]:
+    """Free ports below those that the kernel gives to outgoing connections: arms come and go."""
+    found: list[int] = []
+    while len(found) < count:
+        port = random.randrange(12_000, 30_000)
+        with socket.socket() as probe:
+            try:
+                probe.bind(("127.0.0.1", port))
+            except OSError:
+                continue
+        if port not in found:
+            found.append(port)
+    return found
 
 
 async def _answers(client: httpx.AsyncClient, url: str) -> bool:

@@ -13,7 +13,7 @@ from coalmine.cli._errors import CommandError
 if TYPE_CHECKING:
     from coalmine.stack import Running
 
-__all__ = ["StateOption", "find_running", "request"]
+__all__ = ["StateOption", "find_running", "find_stack", "request"]
 
 _HOME = Path(".coalmine")
 
@@ -30,10 +30,15 @@ StateOption = Annotated[
 
 def find_running(state: Path | None) -> Running:
     """The stack that runs on a state directory, or the only one that runs below `.coalmine`."""
+    return find_stack(state)[1]
+
+
+def find_stack(state: Path | None) -> tuple[Path, Running]:
+    """As `find_running`, with its state directory."""
     from coalmine.stack import NotRunningError, read_running
 
     if state is not None:
-        return read_running(state)
+        return state, read_running(state)
     running = {}
     for directory in sorted(_HOME.glob("*/")):
         try:
@@ -41,7 +46,7 @@ def find_running(state: Path | None) -> Running:
         except NotRunningError:
             continue
     if len(running) == 1:
-        return next(iter(running.values()))
+        return next(iter(running.items()))
     if running:
         names = ", ".join(str(directory) for directory in running)
         raise CommandError(f"several stacks run ({names}): choose one with --state DIR")

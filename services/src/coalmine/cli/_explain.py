@@ -37,7 +37,7 @@ def explained(rollout: dict[str, Any]) -> str:
     lines = [*_header(rollout), ""]
     for entry in rollout.get("ledger", ()):
         lines += _entry(entry)
-    lines += ["", *_now(rollout), *_asked(rollout)]
+    lines += [*_asked(rollout), "", *_now(rollout)]
     return "\n".join(lines)
 
 

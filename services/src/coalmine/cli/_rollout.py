@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
-from coalmine.cli._client import StateOption, find_running, request
+from coalmine.cli._client import StateOption, find_running, find_stack, request
 from coalmine.cli._errors import CommandError
 from coalmine.cli._show import show
 
@@ -112,9 +112,35 @@ def promote(
 
 
 @app.command(epilog="Example:  coalmine rollout abort --reason 'wrong data'")
-def abort(rollout: IdArgument = None, reason: ReasonOption = "", state: StateOption = None) -> None:
+def abort(
+    rollout: IdArgument = None,
+    reason: ReasonOption = "",
+    direct: Annotated[
+        bool,
+        typer.Option(
+            "--direct",
+            help="Write the gateway from here, where the control process hangs or is gone; takes "
+            "up to half a minute if it still seems to live",
+        ),
+    ] = False,
+    state: StateOption = None,
+) -> None:
     """Send all requests back to stable and end the rollout."""
+    if direct:
+        _abort_directly(reason, state=state)
+        return
     _act("abort", rollout, reason=reason, state=state)
+
+
+def _abort_directly(reason: str, *, state: Path | None) -> None:
+    import asyncio
+
+    from coalmine.stack import abort_directly
+
+    root, _ = find_stack(state)
+    why = reason or "asked for on the command line"
+    id = asyncio.run(abort_directly(root, actor=getpass.getuser(), reason=why))
+    typer.echo(f"rollout {id}: stable answers all requests")
 
 
 def _database(state: Path | None) -> Path:

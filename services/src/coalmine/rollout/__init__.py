@@ -31,6 +31,7 @@ from coalmine.rollout._measured import Measured, MeasuredBlock, MeasuredPair, pa
 from coalmine.rollout._prometheus import PrometheusEvidence
 from coalmine.rollout._protocols import ArmHost, DeployedModel, ModelRegistry, Router
 from coalmine.rollout._replay import Replayed, replay
+from coalmine.rollout._rescue import rescue
 from coalmine.rollout._scrape import ScrapeEvidence
 from coalmine.rollout._select import select
 from coalmine.rollout._source import EvidenceSource, MonitorEvidence
@@ -73,5 +74,6 @@ __all__ = [
     "decide",
     "parse_measured",
     "replay",
+    "rescue",
     "select",
 ]

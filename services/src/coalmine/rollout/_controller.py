@@ -72,7 +72,11 @@ class Controller:
                 await self.tick()
                 await asyncio.sleep(_TICK)
         finally:
-            await asyncio.shield(asyncio.to_thread(self._lease.release))
+            await asyncio.shield(asyncio.to_thread(self.let_go))
+
+    def let_go(self) -> None:
+        """Let the next controller act at once. Blocks."""
+        self._lease.release()
 
     async def tick(self) -> None:
         """Go one step. Never raises but for cancellation: what went wrong is the note."""

@@ -16,6 +16,7 @@ from coalmine.stack._errors import (
     StackError,
 )
 from coalmine.stack._ports import DEFAULT_PORT, Ports
+from coalmine.stack._rescue import abort_directly
 from coalmine.stack._services import SERVICES, Surroundings, build_service
 from coalmine.stack._stack import Stack, default_state
 from coalmine.stack._state import Part, Running, StateDirectory, read_running
@@ -36,6 +37,7 @@ __all__ = [
     "StackError",
     "StateDirectory",
     "Surroundings",
+    "abort_directly",
     "build_service",
     "default_state",
     "read_arms",

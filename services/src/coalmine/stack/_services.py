@@ -24,7 +24,14 @@ if TYPE_CHECKING:
 
     from coalmine.rollout import ArmHost, EvidenceSource, Router
 
-__all__ = ["MONITORS", "SERVICES", "Surroundings", "build_service", "services_for"]
+__all__ = [
+    "MONITORS",
+    "SERVICES",
+    "Surroundings",
+    "build_service",
+    "local_data_plane",
+    "services_for",
+]
 
 MONITORS = ("drift", "performance", "quality")
 #: In the order in which they start: a service finds those before it.
@@ -116,7 +123,7 @@ async def _rollout(around: Surroundings, resources: AsyncExitStack) -> FastAPI:
     from coalmine.retraining import local_registry
     from coalmine.rollout import create_app
 
-    router, host = await (_cluster if around.cluster else _local)(around, resources)
+    router, host = await (_cluster if around.cluster else local_data_plane)(around, resources)
     return create_app(
         around.service,
         state=around.state.database("rollout"),
@@ -151,7 +158,10 @@ def _requests_source(around: Surroundings) -> EvidenceSource | None:
     return None
 
 
-async def _local(around: Surroundings, resources: AsyncExitStack) -> tuple[Router, ArmHost]:
+async def local_data_plane(
+    around: Surroundings, resources: AsyncExitStack
+) -> tuple[Router, ArmHost]:
+    """The gateway and the arms of this machine."""
     from coalmine.gateway import EnvoyGateway
     from coalmine.stack._arms import LocalArmHost
 
