@@ -220,3 +220,31 @@ async def test_a_locked_state_file_delays_and_loses_nothing(
         await asyncio.sleep(1)
         await client.settled()
         assert len((await client.json("/v1/drift"))["windows"]) == 800 * 8 // 200
+
+
+async def test_windows_and_incidents_of_a_time_range(
+    world: Any, make_service: Any, run_app: Any
+) -> None:
+    world.deploy()
+    world.send(300)
+    middle = world.now
+
+    def moved(rows: Any) -> None:
+        rows[:, :, 1] += 3
+
+    world.send(300, change=moved)
+    async with run_app(app_of(world, make_service())) as client:
+        await client.settled()
+        whole = (await client.json("/v1/drift"))["windows"]
+        before = (await client.json("/v1/drift", until=middle))["windows"]
+        after = (await client.json("/v1/drift", since=middle))["windows"]
+        assert before
+        assert before + after == whole
+        assert all(window["end"] < middle for window in before)
+        (incident,) = (await client.json("/v1/incidents", since=middle))["incidents"]
+        assert (await client.json("/v1/incidents", until=middle))["incidents"] == []
+        later = incident["opened_at"] + 1e6
+        assert (await client.json("/v1/incidents", since=later))["incidents"] == [incident]
+        refused = await client.get("/v1/drift", params={"since": "yesterday"})
+    assert refused.status_code == 400
+    assert refused.json()["error"].startswith("since: ")

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import logging
+import math
 import sqlite3
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import closing, contextmanager
@@ -111,21 +112,34 @@ class StateStore:
             self._writer.close()
             self._writer = None
 
-    def incidents(self, *, only_open: bool = False) -> list[Incident]:
-        """Incidents, newest first."""
-        query = "SELECT body FROM incidents WHERE open >= ? ORDER BY opened_at DESC, id"
-        with self.reading() as connection:
-            rows = connection.execute(query, (int(only_open),)).fetchall()
-        return [Incident.model_validate_json(body) for (body,) in rows]
-
-    def history(self, *, limit: int, version: str | None = None) -> list[dict[str, Any]]:
-        """Judged windows, oldest first, the newest `limit` of them."""
+    def incidents(
+        self, *, only_open: bool = False, since: float = -math.inf, until: float = math.inf
+    ) -> list[Incident]:
+        """Incidents that lasted at some time in [since, until), newest first."""
         query = (
-            "SELECT body FROM history WHERE version = coalesce(?, version)"
-            " ORDER BY seq DESC LIMIT ?"
+            "SELECT body FROM incidents WHERE open >= ? AND opened_at < ?"
+            " ORDER BY opened_at DESC, id"
         )
         with self.reading() as connection:
-            rows = connection.execute(query, (version, limit)).fetchall()
+            rows = connection.execute(query, (int(only_open), until)).fetchall()
+        found = (Incident.model_validate_json(body) for (body,) in rows)
+        return [item for item in found if item.closed_at is None or item.closed_at >= since]
+
+    def history(
+        self,
+        *,
+        limit: int,
+        version: str | None = None,
+        since: float = -math.inf,
+        until: float = math.inf,
+    ) -> list[dict[str, Any]]:
+        """Judged windows that ended in [since, until), oldest first, the newest `limit` of them."""
+        query = (
+            "SELECT body FROM history WHERE version = coalesce(?, version)"
+            " AND end >= ? AND end < ? ORDER BY seq DESC LIMIT ?"
+        )
+        with self.reading() as connection:
+            rows = connection.execute(query, (version, since, until, limit)).fetchall()
         return [json.loads(body) for (body,) in reversed(rows)]
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any, Protocol
@@ -59,9 +60,12 @@ def monitor_app(monitor: _Served, *, store: StateStore, title: str) -> FastAPI:
 
     # Not async: they read SQLite, so they belong in the pool of threads.
     @app.get("/v1/incidents")
-    def incidents(open: bool = False) -> dict[str, Any]:
+    def incidents(
+        open: bool = False, since: float = -math.inf, until: float = math.inf
+    ) -> dict[str, Any]:
+        found = store.incidents(only_open=open, since=since, until=until)
         return {
-            "incidents": [item.model_dump(mode="json") for item in store.incidents(only_open=open)],
+            "incidents": [item.model_dump(mode="json") for item in found],
             "evaluated_to": monitor.evaluated_to,
         }
 

@@ -37,7 +37,7 @@ def promtool(*arguments: str) -> str:
 
 
 def test_every_kind_of_incident_has_its_alert() -> None:
-    (group,) = yaml.safe_load(rules_file().read_text())["groups"]
+    group, _ = yaml.safe_load(rules_file().read_text())["groups"]
     rules = {rule["alert"]: rule["expr"] for rule in group["rules"]}
     assert set(rules) == set(ALERT_NAMES.values())
     for kind, alert in ALERT_NAMES.items():
@@ -84,6 +84,61 @@ def test_the_rules_fire_and_do_not_fire(tmp_path: Path) -> None:
     promtool("test", "rules", str(file))
 
 
+@needs_promtool
+def test_a_monitor_that_judges_nothing_is_an_alert(tmp_path: Path) -> None:
+    """At 20 minutes: one is behind, one has nothing to judge, and one is not there at all."""
+    behind = '{model_name="ev",revision="3",monitor="drift"}'
+    idle = behind.replace("drift", "accuracy")
+    series = {
+        f"coalmine_last_evaluation_timestamp_seconds{behind}": "0+60x5 300x30",
+        f"coalmine_monitor_lag_batches{behind}": "0x5 7x30",
+        f"coalmine_last_evaluation_timestamp_seconds{idle}": "0+60x5 300x30",
+        f"coalmine_monitor_lag_batches{idle}": "0x35",
+    }
+    _, group = yaml.safe_load(rules_file().read_text())["groups"]
+    described = {rule["alert"]: rule["annotations"]["description"] for rule in group["rules"]}
+    stale = {
+        "exp_labels": {"model_name": "ev", "monitor": "drift", "severity": "critical"},
+        "exp_annotations": {
+            "summary": "ev: the drift monitor has records to judge and has judged none for ten"
+            " minutes",
+            "description": described["CoalmineMonitorStale"],
+        },
+    }
+    absent = {
+        "exp_labels": {"monitor": "data_quality", "severity": "critical"},
+        "exp_annotations": {
+            "summary": "no data_quality monitor has been heard of for ten minutes",
+            "description": described["CoalmineMonitorAbsent"],
+        },
+    }
+    expected = (
+        ("CoalmineMonitorStale", "14m", []),
+        ("CoalmineMonitorStale", "20m", [stale]),
+        ("CoalmineMonitorAbsent", "4m", []),
+        ("CoalmineMonitorAbsent", "20m", [absent]),
+    )
+    tests = {
+        "rule_files": [str(rules_file())],
+        "evaluation_interval": "1m",
+        "tests": [
+            {
+                "interval": "1m",
+                "input_series": [
+                    {"series": name, "values": values} for name, values in series.items()
+                ],
+                "alert_rule_test": [
+                    {"alertname": name, "eval_time": at, "exp_alerts": alerts}
+                    for name, at, alerts in expected
+                ],
+            }
+        ],
+    }
+    file = tmp_path / "tests.yaml"
+    file.write_text(yaml.safe_dump(tests))
+    promtool("test", "rules", str(file))
+
+
 def _alert(name: str, at: str, kind: str | None) -> dict[str, object]:
     expected = []
     if kind is not None:
@@ -93,7 +148,7 @@ def _alert(name: str, at: str, kind: str | None) -> dict[str, object]:
             "model_name": "ev", "revision": "3", "monitor": "m", "kind": kind,
             "severity": severity, **feature,
         }  # fmt: skip
-        (group,) = yaml.safe_load(rules_file().read_text())["groups"]
+        group, _ = yaml.safe_load(rules_file().read_text())["groups"]
         rule = next(rule for rule in group["rules"] if rule["alert"] == name)
         expected = [{"exp_labels": labels, "exp_annotations": _render(rule, feature)}]
     return {"eval_time": at, "alertname": name, "exp_alerts": expected}

@@ -69,10 +69,13 @@ def create_drift_app(
 
     @app.get("/v1/drift")
     def drift(
-        limit: Annotated[int, Query(ge=1, le=5000)] = 200, version: str | None = None
+        limit: Annotated[int, Query(ge=1, le=5000)] = 200,
+        version: str | None = None,
+        since: float = -math.inf,
+        until: float = math.inf,
     ) -> dict[str, Any]:
         return {
-            "windows": store.history(limit=limit, version=version),
+            "windows": store.history(limit=limit, version=version, since=since, until=until),
             "evaluated_to": monitor.evaluated_to,
             "window_rows": spec.window_rows,
             "expected_run_length": spec.expected_run_length,

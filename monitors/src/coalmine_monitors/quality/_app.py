@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated, Any
@@ -65,10 +66,13 @@ def create_quality_app(
 
     @app.get("/v1/quality")
     def quality(
-        limit: Annotated[int, Query(ge=1, le=5000)] = 200, version: str | None = None
+        limit: Annotated[int, Query(ge=1, le=5000)] = 200,
+        version: str | None = None,
+        since: float = -math.inf,
+        until: float = math.inf,
     ) -> dict[str, Any]:
         return {
-            "windows": store.history(limit=limit, version=version),
+            "windows": store.history(limit=limit, version=version, since=since, until=until),
             "evaluated_to": monitor.evaluated_to,
             "window_rows": spec.window_rows,
             "consecutive": spec.consecutive,
