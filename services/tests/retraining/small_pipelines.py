@@ -18,6 +18,17 @@ def work(reason: str) -> str:
     with step("work"):
         if "fail" in reason or ("flaky" in reason and not again):
             raise ValueError("the data is upside down")
+        if "stubborn" in reason:  # it will not be asked to leave, and has children that would stay
+            import subprocess
+            import sys
+
+            signal.signal(signal.SIGTERM, signal.SIG_IGN)
+            for own_session in (False, True):
+                sleep = [sys.executable, "-c", "import time; time.sleep(3600)"]
+                child = subprocess.Popen(sleep, start_new_session=own_session)
+                with (first.parent / "children").open("a") as file:
+                    file.write(f"{child.pid}\n")
+            time.sleep(3600)
         if "hang" in reason or ("linger" in reason and not again):
             time.sleep(3600)
         if "die" in reason or ("stumble" in reason and not again):

@@ -80,6 +80,31 @@ async def test_a_run_that_had_ended_when_the_retrainer_died_is_not_run_again(
     assert (found["attempts"], found["reasons"], world.offers) == (1, ["good"], [])
 
 
+async def test_a_run_that_kills_the_retrainer_again_and_again_is_given_up_and_told(
+    state: Path, world: World, notices: Callable[[], list[dict[str, Any]]]
+) -> None:
+    store = Store(state / "retraining.db")
+    run = Run(
+        id="retrain-1",
+        kind="retrain",
+        reason="too large",
+        actor="test",
+        created=EPOCH,
+        state="running",
+        model_version="1",
+        started=EPOCH,
+        attempts=11,
+        deaths=1,
+    )
+    store.note_triggers([], run=run)
+    store.close()
+    async with retrainer(make_service(), state=state, world=world) as client:
+        found = (await until(client, "/v1/runs", finished))["runs"][0]
+    assert (found["outcome"], found["attempts"]) == ("failed", 11)
+    assert found["error"] == "given up: the retrainer ended 10 times while it ran"
+    assert [notice["outcome"] for notice in notices()] == ["failed"]
+
+
 @pytest.mark.slow
 async def test_a_killed_retrainer_takes_its_run_along(
     state: Path, world: World, tmp_path: Path

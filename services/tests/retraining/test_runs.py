@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 
 from .conftest import (
@@ -96,17 +97,30 @@ async def test_a_step_that_fails_once_is_tried_again(state: Path, world: World) 
     assert run["outcome"] == "promoted-to-rollout"
 
 
+@pytest.mark.parametrize(
+    ("how", "limit"), [("hang", 4), pytest.param("stubborn", 20, marks=pytest.mark.slow)]
+)
 async def test_a_hanging_run_is_killed_at_its_limit_and_told(
-    state: Path, world: World, notices: Callable[[], list[dict[str, Any]]]
+    state: Path,
+    world: World,
+    notices: Callable[[], list[dict[str, Any]]],
+    how: str,
+    limit: int,
 ) -> None:
+    """Also one that ignores SIGTERM and has children, one of them in a session of its own."""
     fill_log(state, since=ONSET)
-    async with retrainer(make_service(time_limit="4s"), state=state, world=world) as client:
-        await alert(client, "hang")
+    service = make_service(time_limit=f"{limit}s")
+    async with retrainer(service, state=state, world=world) as client:
+        await alert(client, how)
         run = (await until(client, "/v1/runs", finished))["runs"][0]
         left = processes_of(run["id"])
-    assert (run["outcome"], run["error"]) == ("timeout", "killed at its time limit of 4 s")
+    assert (run["outcome"], run["error"]) == ("timeout", f"killed at its time limit of {limit} s")
     assert [notice["outcome"] for notice in notices()] == ["timeout"]
     assert left == []
+    if how == "stubborn":
+        children = (state / "runs" / run["id"] / "children").read_text().split()
+        assert len(children) == 2
+        assert not any(psutil.pid_exists(int(child)) for child in children)
     assert world.offers == []
 
 

@@ -56,6 +56,8 @@ async def run_attempt(
         with suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGKILL)
         await asyncio.shield(process.wait())
+        # And what a step has started in a session of its own, as a daemon does.
+        await asyncio.shield(asyncio.to_thread(kill_leftovers, run_id))
     return "ended" if (directory / RESULT_FILE).exists() else "died"
 
 

@@ -22,6 +22,8 @@ from coalmine.spec import RetrainingSpec, ServiceSpec
 
 #: Of a run's time limit, the part that tuning may take.
 _TUNING_SHARE = 0.25
+#: Restarts of the retrainer that one run may see: it may be what kills it, of memory, say.
+_MOST_RESTARTS = 10
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,6 +76,8 @@ class PipelineRunner:
         await asyncio.to_thread(kill_leftovers, run.id)
         if run.attempts and (self._attempt(run) / RESULT_FILE).exists():
             return await asyncio.to_thread(self._result, run)  # it had ended when we died
+        if run.attempts - run.deaths >= _MOST_RESTARTS:
+            return await asyncio.to_thread(self._conclude, run, "interrupted")
         if run.kind == "retrain":  # what the new model is compared with, verified
             await asyncio.to_thread(self._registry.materialise, run.model_version)
         while True:
@@ -97,12 +101,15 @@ class PipelineRunner:
             if end != "died" or deaths > self._policy.retries:
                 return await asyncio.to_thread(self._conclude, run, end)
 
-    def _conclude(self, run: Run, end: AttemptEnd) -> PipelineResult:
+    def _conclude(self, run: Run, end: AttemptEnd | Literal["interrupted"]) -> PipelineResult:
         if end == "ended":
             result = self._result(run)
         elif end == "timeout":
             limit = f"{self._policy.time_limit:g} s"
             result = PipelineResult("timeout", error=f"killed at its time limit of {limit}")
+        elif end == "interrupted":
+            error = f"given up: the retrainer ended {_MOST_RESTARTS} times while it ran"
+            result = PipelineResult("failed", error=error)
         else:
             result = PipelineResult("failed", error=f"its process died {run.deaths} times")
         told = any(event["event"] == "notified" for event in read_events(self._attempt(run)))
