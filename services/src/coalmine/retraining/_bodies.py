@@ -10,6 +10,7 @@ from typing import Literal, TypeVar
 
 from fastapi import Request
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from starlette.requests import ClientDisconnect
 
 _MAX_BODY = 16 * 1024**2
 _BodyT = TypeVar("_BodyT", bound=BaseModel)
@@ -45,11 +46,14 @@ class Reset(BaseModel):
 async def read_body(request: Request) -> bytes:
     """The body; `BodyTooLarge` as soon as it is."""
     parts, size = [], 0
-    async for part in request.stream():
-        size += len(part)
-        if size > _MAX_BODY:
-            raise BodyTooLarge(f"the body is larger than {_MAX_BODY} bytes")
-        parts.append(part)
+    try:
+        async for part in request.stream():
+            size += len(part)
+            if size > _MAX_BODY:
+                raise BodyTooLarge(f"the body is larger than {_MAX_BODY} bytes")
+            parts.append(part)
+    except ClientDisconnect as error:  # nobody hears the answer; it must not look like our fault
+        raise OrderInvalid("the client left before its body had come") from error
     return b"".join(parts)
 
 
