@@ -203,7 +203,7 @@ def test_a_service_that_cannot_run_says_why(coalmine: Any, tmp_path: Path) -> No
     ],
 )
 def test_without_a_stack_it_says_so(coalmine: Any, tmp_path: Path, command: Any) -> None:
-    (tmp_path / "labels.csv").write_text("request_id,label\n")
+    (tmp_path / "labels.csv").write_text("request_id,label\nr1,normal\n")
     done = coalmine(*command)
     assert done.code == 1
     assert len(done.err.splitlines()) == 1

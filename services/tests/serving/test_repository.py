@@ -364,7 +364,7 @@ async def test_a_load_ends_although_nobody_waits_for_it(
     models: Path, write_adder: Callable[..., None]
 ) -> None:
     app = create_asgi(ServeOptions(model=str(models)))
-    repository = app._plane.repository
+    repository = app.plane.repository
     write_adder(models / "many" / "11" / "model.onnx", 110)
     asked = asyncio.create_task(repository.load("many"))
     await asyncio.sleep(0)
