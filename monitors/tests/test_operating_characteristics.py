@@ -67,12 +67,16 @@ def test_realised_run_length_is_at_least_the_declared_without_help_of_the_effect
 @pytest.mark.slow
 @pytest.mark.parametrize("windows", [20, 60])
 @pytest.mark.parametrize("rho", [0.0, 0.6, 0.9])
-def test_a_run_in_which_nothing_happens_has_no_incident(rho: float, windows: int) -> None:
+def test_runs_in_which_nothing_happens_have_hardly_an_incident(rho: float, windows: int) -> None:
+    """1,200 windows, of a declared run length of 2,000: one alarm is as declared, two are not."""
     rng = np.random.default_rng(22)
+    alarms = 0
     for _ in range(8):
         rows = stream(windows + 150, rho=rho, rng=rng)
         past, live = rows[: windows * WINDOW], rows[windows * WINDOW :]
-        assert alarm_after(detector(past, run_length=2000, min_effect=0.2), live) is None
+        watch = detector(past, run_length=2000, min_effect=0.2)
+        alarms += alarm_after(watch, live) is not None
+    assert alarms <= 1
 
 
 @pytest.mark.parametrize(

@@ -30,7 +30,7 @@ from .wire import Wire, exchange
 COUNT = int(os.environ.get("COALMINE_FUZZ_COUNT", "3000"))
 SEED = int(os.environ.get("COALMINE_FUZZ_SEED", "1"))
 #: Of the slow tests; 100,000 take ten minutes: COALMINE_FUZZ_MANY=100000 pytest -m slow tests/fuzz
-MANY = int(os.environ.get("COALMINE_FUZZ_MANY", "30000"))
+MANY = int(os.environ.get("COALMINE_FUZZ_MANY", "20000"))
 MAX_BODY = 1024**2
 #: 501 is for what the protocol knows and we do not have; 505 for a version of HTTP there is not.
 NOT_OURS = {501, 505}
