@@ -78,7 +78,12 @@ def rollouts_promoted(report: dict[str, Any]) -> bool:
 @pytest.mark.timeout(LIMIT_S + 60)
 @pytest.mark.parametrize(
     ("scenario", "seed"),
-    [("cold", 5), ("sensor-fault", 23), ("bad-candidate", 7), ("none", 101)],
+    [
+        pytest.param("cold", 5, marks=pytest.mark.long),
+        ("sensor-fault", 23),
+        ("bad-candidate", 7),
+        ("none", 101),
+    ],
 )
 def test_scenario(tmp_path: Path, scenario: str, seed: int) -> None:
     with demo(tmp_path, scenario, seed) as process:

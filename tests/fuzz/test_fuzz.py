@@ -29,8 +29,7 @@ from .wire import Wire, exchange
 
 COUNT = int(os.environ.get("COALMINE_FUZZ_COUNT", "3000"))
 SEED = int(os.environ.get("COALMINE_FUZZ_SEED", "1"))
-#: Of the slow tests; 100,000 take ten minutes: COALMINE_FUZZ_MANY=100000 pytest -m slow tests/fuzz
-MANY = int(os.environ.get("COALMINE_FUZZ_MANY", "20000"))
+MANY = 100_000
 MAX_BODY = 1024**2
 #: 501 is for what the protocol knows and we do not have; 505 for a version of HTTP there is not.
 NOT_OURS = {501, 505}
@@ -196,6 +195,7 @@ def test_malformed(target: Target, part: Callable[[Target, int], None], share: f
 
 
 @pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.timeout(3600)
 @PARTS
 def test_malformed_many(target: Target, part: Callable[[Target, int], None], share: float) -> None:
