@@ -8,6 +8,8 @@ UV := .tools/bin/uv
 MEMBERS := services transformers monitors loadtests
 # Which tests: the slow ones are long simulations and the other four scenarios of the demo.
 MARK ?= not slow
+# More options for pytest.
+PYTEST ?=
 # Runs of each world of `make bench-rollout`.
 RUNS ?= 300
 COMPILE := $(UV) pip compile --quiet --universal --python-version 3.11 --generate-hashes \
@@ -53,7 +55,7 @@ format: setup ## Format the code and fix what ruff can fix
 	$(BIN)/ruff format .
 
 test: setup ## Run the tests, the whole loop among them; `make test MARK=` adds the slow ones
-	$(BIN)/pytest -m "$(MARK)"
+	$(BIN)/pytest -m "$(MARK)" $(PYTEST)
 
 test-gpu: | $(UV) ## Tests and benchmark on an NVIDIA GPU, in .venv-gpu, with onnxruntime-gpu
 	$(UV) venv --quiet --allow-existing --python $(PYTHON) .venv-gpu
