@@ -7,20 +7,23 @@ Every setting has a default that suits a first run, except the name and the mode
 from coalmine.spec._load import Problem, ServiceFileError, load_service, service_schema
 from coalmine.spec._models import (
     ClusterSpec,
-    DriftSpec,
     FeatureSpec,
     GuardsSpec,
     LimitsSpec,
     ModelSpec,
-    MonitorsSpec,
-    PerformanceSpec,
-    QualitySpec,
     RetrainingSpec,
     RolloutSpec,
     RoutingSpec,
     ServiceSpec,
     ShadowSpec,
     StepSpec,
+)
+from coalmine.spec._monitors import (
+    DriftSpec,
+    MonitorsSpec,
+    PerformanceSpec,
+    QualitySpec,
+    SegmentColumnSpec,
 )
 from coalmine.spec._pipeline import (
     PipelineClusterSpec,
@@ -47,6 +50,7 @@ __all__ = [
     "RetrainingSpec",
     "RolloutSpec",
     "RoutingSpec",
+    "SegmentColumnSpec",
     "SegmentSpec",
     "ServiceFileError",
     "ServiceSpec",

@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from coalmine.spec._monitors import MonitorsSpec
 from coalmine.spec._pipeline import PipelineClusterSpec, SegmentSpec
 from coalmine.spec._units import DottedPath, Duration, HeaderName, HttpUrl, Name, Schedule, Size
 
@@ -216,46 +217,6 @@ class RolloutSpec(_Spec):
         return self
 
 
-class DriftSpec(_Spec):
-    """The drift monitor."""
-
-    window_rows: Annotated[int, Field(ge=50)] = 500
-    expected_run_length: Annotated[int, Field(ge=10)] = 2000
-    """Windows between two false alarms, at least, when nothing happens."""
-
-    min_effect: Annotated[float, Field(ge=0)] = 0.2
-    """Smallest shift worth an alarm: population stability index, corrected for its bias."""
-
-
-class PerformanceSpec(_Spec):
-    """The performance monitor."""
-
-    margin: Annotated[float, Field(gt=0, lt=1)] = 0.03
-    """Accuracy lost against the version's own evaluation that opens an incident."""
-
-    expected_run_length: Annotated[int, Field(ge=10)] = 2000
-    """Evaluated blocks between two false alarms, at least, when nothing happens."""
-
-    block: Annotated[Duration, Field(ge=0.1)] = 1.0
-    """Rows of one block of time are judged together, since neighbours are alike."""
-
-
-class QualitySpec(_Spec):
-    """The data-quality monitor."""
-
-    window_rows: Annotated[int, Field(ge=20)] = 250
-    consecutive: Annotated[int, Field(ge=1)] = 2
-    """Faulty windows in a row that open an incident, healthy ones that close it."""
-
-
-class MonitorsSpec(_Spec):
-    """What watches the records."""
-
-    drift: DriftSpec = DriftSpec()
-    performance: PerformanceSpec = PerformanceSpec()
-    quality: QualitySpec = QualitySpec()
-
-
 class RetrainingSpec(_Spec):
     """When an alert starts the pipeline, and what the pipeline may spend."""
 
@@ -369,6 +330,14 @@ class ServiceSpec(_Spec):
     cluster: ClusterSpec | None = None
     """None: on this machine only. `coalmine run rollout --cluster` needs it, `coalmine up` does not
     look at it."""
+
+    @model_validator(mode="after")
+    def _segments_are_unique(self) -> ServiceSpec:
+        names = [segment.feature for segment in self.monitors.segments]
+        doubled = sorted({name for name in names if names.count(name) > 1})
+        if doubled:
+            raise ValueError(f"monitors.segments: listed more than once: {', '.join(doubled)}")
+        return self
 
     @model_validator(mode="after")
     def _features_are_unique(self) -> ServiceSpec:
