@@ -4,7 +4,17 @@ from __future__ import annotations
 
 import typer
 
-from coalmine.cli import _bench, _data, _demo, _label, _retrain, _rollout, _service, _stack
+from coalmine.cli import (
+    _bench,
+    _data,
+    _demo,
+    _label,
+    _reference,
+    _retrain,
+    _rollout,
+    _service,
+    _stack,
+)
 
 __all__ = ["app"]
 
@@ -29,4 +39,5 @@ app.add_typer(_bench.app, name="bench")
 app.add_typer(_rollout.app, name="rollout")
 app.add_typer(_retrain.app, name="retrain")
 app.add_typer(_data.app, name="data")
+app.add_typer(_reference.app, name="reference")
 _label.register(app)

@@ -204,6 +204,20 @@ class MlflowRegistry:
         with self._lock:
             self._tag(known.version, **tags)
 
+    def put_reference(self, version: str, reference: Path) -> RegisteredVersion:
+        """Store a file as the version's `reference.parquet`, in place of the one it may have.
+
+        What was copied out by `materialise` is replaced the next time. Killed in between, the
+        version does not verify until this is done again.
+        """
+        known = self.version(version)
+        if reference.name != REFERENCE_FILE:
+            raise RegistryError(f"{reference}: a reference is called {REFERENCE_FILE}")
+        with self._lock:
+            self._client.log_artifact(known.mlflow_run, str(reference), "model")
+            self._tag(known.version, reference=file_digest(reference))
+        return self.version(known.version)
+
     # -- MLflow underneath ------------------------------------------------------------------------
 
     @cached_property

@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from coalmine.serving._batcher import Batcher, BatchLimits
     from coalmine.serving._inline import InlinePolicy
     from coalmine.serving._kserve_transformer import KServeTransformer
+    from coalmine.serving._onnx import OnnxModel
     from coalmine.serving._predictor import Predictor
     from coalmine.serving._servable import Servable
 
@@ -50,6 +51,7 @@ __all__ = [
     "ModelFailedError",
     "ModelLoadError",
     "ModelNotReadyError",
+    "OnnxModel",
     "Outcome",
     "OverloadedError",
     "Predictor",
@@ -76,6 +78,7 @@ _HEAVY = {
     "Computed": "_batch",
     "InlinePolicy": "_inline",
     "KServeTransformer": "_kserve_transformer",
+    "OnnxModel": "_onnx",
     "Outcome": "_batch",
     "Predictor": "_predictor",
     "Servable": "_servable",
