@@ -337,6 +337,49 @@ def test_an_open_breaker_is_shown_and_reset(coalmine: Any, control: Control) -> 
     assert control.asked.pop()[2]["reason"] == "mended"
 
 
+def test_a_long_step_shows_how_far_it_is(coalmine: Any, control: Control) -> None:
+    search = {"family": "mlp", "done": 2, "total": 10, "best_loss": 0.123456}
+    progress = {"steps": {"train": 41.6}, "steps_done": 3, "searches": [search]}
+    run = {"id": "run-1", "state": "running", "started": 100.0, "waiting_for": "", "version": None}
+    shown = {
+        "now": 190.0,
+        "time_limit": 3600.0,
+        "run": {**run, "progress": progress},
+        "breaker": {"open": False, "failures": 0, "max_failures": 3, "last": "", "run": ""},
+        "back_off": {"rejections": 0, "seconds": 0.0, "until": None},
+        "cooldown_until": None,
+        "runs_today": 1,
+        "daily_budget": 4,
+        "next_scheduled": None,
+    }
+    control.answers = {"/retrainer/v1/status": (200, shown)}
+    (line, *_) = coalmine("retrain", "status").out.splitlines()
+    assert line == (
+        "run       run-1 running for 90 s of at most 3600 s; 3 steps done, now train for 42 s "
+        "(mlp 2 of 10 trials, best loss 0.1235)"
+    )
+    shown["run"] = {**run, "state": "waiting", "waiting_for": "20 labels", "progress": None}
+    assert coalmine("retrain", "status").out.startswith("run       run-1 waiting for 20 labels\n")
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "told"),
+    [
+        ("a.csv", "request_id,label\n", "no labels in it"),
+        ("b.csv", "", "column 'request_id' is missing"),
+        ("c.csv", "request_id,label\nr1,\n", "row 1"),
+    ],
+)
+def test_a_label_file_that_is_of_no_use_is_an_error(
+    coalmine: Any, control: Control, tmp_path: Path, name: str, content: str, told: str
+) -> None:
+    (tmp_path / name).write_text(content)
+    done = coalmine("label", str(tmp_path / name))
+    assert done.code == 2
+    assert told in done.err
+    assert control.asked == []
+
+
 @pytest.mark.slow
 def test_the_pipeline_compiles(tmp_path: Path) -> None:
     file = Path(coalmine_package).with_name("apps") / "ev_battery" / "coalmine.yaml"
@@ -392,6 +435,6 @@ def test_a_bad_label_is_named_by_its_row_and_column(
 ) -> None:
     (tmp_path / name).write_text(text)
     done = coalmine("label", name)
-    assert done.code == 1
+    assert done.code == 2
     assert place in done.err
     assert control.asked == [], "no half of a batch"

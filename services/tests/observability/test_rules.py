@@ -37,7 +37,7 @@ def promtool(*arguments: str) -> str:
 
 
 def test_every_kind_of_incident_has_its_alert() -> None:
-    group, _ = yaml.safe_load(rules_file().read_text())["groups"]
+    group, *_ = yaml.safe_load(rules_file().read_text())["groups"]
     rules = {rule["alert"]: rule["expr"] for rule in group["rules"]}
     assert set(rules) == set(ALERT_NAMES.values())
     for kind, alert in ALERT_NAMES.items():
@@ -95,7 +95,7 @@ def test_a_monitor_that_judges_nothing_is_an_alert(tmp_path: Path) -> None:
         f"coalmine_last_evaluation_timestamp_seconds{idle}": "0+60x5 300x30",
         f"coalmine_monitor_lag_batches{idle}": "0x35",
     }
-    _, group = yaml.safe_load(rules_file().read_text())["groups"]
+    _, group, _ = yaml.safe_load(rules_file().read_text())["groups"]
     described = {rule["alert"]: rule["annotations"]["description"] for rule in group["rules"]}
     stale = {
         "exp_labels": {"model_name": "ev", "monitor": "drift", "severity": "critical"},
@@ -139,6 +139,63 @@ def test_a_monitor_that_judges_nothing_is_an_alert(tmp_path: Path) -> None:
     promtool("test", "rules", str(file))
 
 
+@needs_promtool
+def test_a_stopped_and_a_stuck_retrainer_are_alerts(tmp_path: Path) -> None:
+    """Of three services one stopped and was reset, one is stuck, and one is well and retraining."""
+    stopped, deadline = (
+        "coalmine_retrain_stopped",
+        "coalmine_retrain_run_deadline_timestamp_seconds",
+    )
+    names = {name: f'{{model_name="{name}"}}' for name in ("broken", "hung", "well")}
+    series = {
+        # Open from 3 m, away (the retrainer restarts) from 6 to 7 m, reset by a person at 11 m.
+        stopped + names["broken"]: "0x2 1x2 stale _ 1x3 0x40",
+        stopped + names["hung"]: "0x50",
+        stopped + names["well"]: "0x50",
+        # To be over at 10 m; it is not, till the retrainer is restarted at 20 m.
+        deadline + names["hung"]: "0x4 600x14 0x30",
+        # Runs, one after the other, each within its time.
+        deadline + names["well"]: "0x4 600x4 0x2 1500x9 0x2 2400x20",
+        deadline + names["broken"]: "0x50",
+    }
+    *_, group = yaml.safe_load(rules_file().read_text())["groups"]
+    rules = {rule["alert"]: rule["annotations"] for rule in group["rules"]}
+
+    def alert(name: str, at: str, model: str | None) -> dict[str, object]:
+        expected = []
+        if model is not None:
+            summary = rules[name]["summary"].replace("{{ $labels.model_name }}", model)
+            labels = {"model_name": model, "severity": "critical"}
+            annotations = {**rules[name], "summary": summary}
+            expected = [{"exp_labels": labels, "exp_annotations": annotations}]
+        return {"alertname": name, "eval_time": at, "exp_alerts": expected}
+
+    tests = {
+        "rule_files": [str(rules_file())],
+        "evaluation_interval": "1m",
+        "tests": [
+            {
+                "interval": "1m",
+                "input_series": [
+                    {"series": name, "values": values} for name, values in series.items()
+                ],
+                "alert_rule_test": [
+                    alert("CoalmineRetrainingStopped", "2m", None),
+                    alert("CoalmineRetrainingStopped", "4m", "broken"),
+                    alert("CoalmineRetrainingStopped", "7m", "broken"),
+                    alert("CoalmineRetrainingStopped", "13m", None),
+                    alert("CoalmineRetrainingStuck", "14m", None),
+                    alert("CoalmineRetrainingStuck", "17m", "hung"),
+                    alert("CoalmineRetrainingStuck", "22m", None),
+                ],
+            }
+        ],
+    }
+    file = tmp_path / "tests.yaml"
+    file.write_text(yaml.safe_dump(tests))
+    promtool("test", "rules", str(file))
+
+
 def _alert(name: str, at: str, kind: str | None) -> dict[str, object]:
     expected = []
     if kind is not None:
@@ -148,7 +205,7 @@ def _alert(name: str, at: str, kind: str | None) -> dict[str, object]:
             "model_name": "ev", "revision": "3", "monitor": "m", "kind": kind,
             "severity": severity, **feature,
         }  # fmt: skip
-        group, _ = yaml.safe_load(rules_file().read_text())["groups"]
+        group, *_ = yaml.safe_load(rules_file().read_text())["groups"]
         rule = next(rule for rule in group["rules"] if rule["alert"] == name)
         expected = [{"exp_labels": labels, "exp_annotations": _render(rule, feature)}]
     return {"eval_time": at, "alertname": name, "exp_alerts": expected}

@@ -50,9 +50,29 @@ def test_as_good_everywhere_or_a_little_worse_somewhere_is_no_reason() -> None:
     assert learning.decide(EVALUATION, PARITY, Gate(), segments=little).decision == "promote"
 
 
+FIRST = {**EVALUATION, "champion": None}
+
+
 def test_a_first_model_has_no_one_to_be_worse_than() -> None:
-    first = {**EVALUATION, "champion": None}
-    assert learning.decide(first, PARITY, Gate(), segments=judged(0.3)).decision == "promote"
+    assert learning.decide(FIRST, PARITY, Gate(), segments=judged(0.3)).decision == "promote"
+
+
+def test_a_first_model_that_is_mostly_wrong_somewhere_is_rejected_with_the_segment_named() -> None:
+    found = learning.decide(FIRST, PARITY, Gate(), segments=judged(0.7))
+    assert found.decision == "reject"
+    (reason,) = found.reasons
+    assert reason.startswith("a first model that is mostly wrong where part 0: accuracy 0.")
+    assert "0.5 is needed" in reason
+    # A handful of uploads proves nothing, however wrong they are.
+    few = judged(0.9, uploads=4)
+    assert few[0]["candidate_accuracy"] < 0.2
+    assert learning.decide(FIRST, PARITY, Gate(), segments=few).decision == "promote"
+
+
+def test_a_first_model_of_which_a_segment_tells_nothing_is_rejected() -> None:
+    old = [{"segment": "part 0", "p_not_worse": 0.5}]
+    found = learning.decide(FIRST, PARITY, Gate(), segments=old)
+    assert found.reasons == ("nothing is known of the accuracy where part 0",)
 
 
 @pytest.mark.parametrize("p_value", [None, float("nan"), "0.5"])

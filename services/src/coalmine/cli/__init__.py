@@ -1,7 +1,8 @@
 """The command line: `coalmine --help`.
 
 Each command imports what it needs when it runs: help, and the commands that only talk to a running
-stack, answer at once. A mistake of the user is one line on stderr and exit status 1.
+stack, answer at once. A mistake of the user is one line on stderr and exit status 1, or 2 where
+what was given cannot be used.
 """
 
 from __future__ import annotations
@@ -20,4 +21,4 @@ def main() -> None:
         app(prog_name="coalmine")
     except Exception as error:
         print(f"coalmine: {explain(error)}", file=sys.stderr)
-        sys.exit(1)
+        sys.exit(getattr(error, "status", 1))

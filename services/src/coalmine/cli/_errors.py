@@ -17,7 +17,11 @@ _OURS = ("coalmine", "coalmine_monitors", "coalmine_transformers", "coalmine_loa
 
 
 class CommandError(Exception):
-    """A command cannot do what was asked."""
+    """A command cannot do what was asked; `status` is what it exits with, 2 for unusable input."""
+
+    def __init__(self, message: str, *, status: int = 1) -> None:
+        super().__init__(message)
+        self.status = status
 
 
 def explain(error: Exception) -> str:

@@ -52,8 +52,11 @@ def label(
         with file.open("rb") as content:
             total = sum(len(piece) for piece in read_labels(content, format, now=now))
             if not total:
-                typer.echo(f"{file}: no labels in it")
-                return
+                raise CommandError(
+                    f"{file}: no labels in it; it needs a row for each, with `request_id` and "
+                    "`label`: coalmine label --help",
+                    status=2,
+                )
             running = find_running(state)
             content.seek(0)
             with Progress(console=Console(stderr=True), transient=True) as progress:
@@ -65,7 +68,7 @@ def label(
                     )
                     progress.advance(task, len(piece))
     except MalformedLabelsError as error:
-        raise CommandError(f"{file}: {error}") from error
+        raise CommandError(f"{file}: {error}", status=2) from error
     typer.echo(", ".join(f"{count} {name}" for name, count in counts.items()))
 
 

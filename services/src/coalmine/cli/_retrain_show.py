@@ -78,7 +78,7 @@ def status(found: Mapping[str, Any], as_json: bool) -> None:
     stopped = "OPEN, a person is needed (coalmine retrain reset), " if breaker["open"] else ""
     waits = f"{back_off['rejections']} candidates rejected in a row"
     lines = {
-        "run": "none" if run is None else f"{run['id']} {run['state']} {run['waiting_for']}",
+        "run": "none" if run is None else _active(run, found),
         "breaker": f"{stopped}{failures}{told}",
         "back-off": f"{_until(back_off['until'])}{waits}",
         "cooldown": _until(found["cooldown_until"]) or "over",
@@ -87,6 +87,25 @@ def status(found: Mapping[str, Any], as_json: bool) -> None:
     }
     for name, text in lines.items():
         typer.echo(f"{name:9} {text.rstrip(', ').rstrip()}")
+
+
+def _active(run: Mapping[str, Any], found: Mapping[str, Any]) -> str:
+    """What the run that is under way does, and how far it is."""
+    told = f"{run['id']} {run['state']}"
+    progress = run.get("progress")
+    if progress is None:
+        waiting = f"for {run['waiting_for']}" if run["waiting_for"] else ""
+        return f"{told} {waiting}"
+    elapsed = f"{found['now'] - run['started']:.0f} s of at most {found['time_limit']:.0f} s"
+    steps = [f"{name} for {seconds:.0f} s" for name, seconds in progress["steps"].items()]
+    now = ", ".join(steps) or "between two steps"
+    trials = ", ".join(
+        f"{search['family']} {search['done']} of {search['total']} trials, best loss "
+        f"{search['best_loss']:.4g}"
+        for search in progress["searches"]
+    )
+    done = f"{progress['steps_done']} steps done, now {now}"
+    return f"{told} for {elapsed}; {done}{f' ({trials})' if trials else ''}"
 
 
 def _until(time: float | None, word: str = "until ") -> str:

@@ -44,13 +44,20 @@ class Metrics:
             ["model_name"],
             registry=self.registry,
         )
+        self._deadline = Gauge(
+            "coalmine_retrain_run_deadline_timestamp_seconds",
+            "When the run of the pipeline that is under way will have been killed at the latest; "
+            "0 while none is.",
+            ["model_name"],
+            registry=self.registry,
+        )
         for fate in ("accepted", "merged", "suppressed"):
             self._triggers.labels(model_name, fate)
         for reason in REASONS:
             self._suppressed.labels(model_name, reason)
         for outcome in ("promoted-to-rollout", "rejected", "failed", "timeout"):
             self._runs.labels(model_name, outcome)
-        self.running(False)
+        self.running(None)
         self.stopped(False)
 
     def triggers(self, fate: str, count: int) -> None:
@@ -69,6 +76,7 @@ class Metrics:
         """Count a run that has ended."""
         self._runs.labels(self._model_name, outcome).inc()
 
-    def running(self, is_running: bool) -> None:
-        """Note whether the pipeline runs now."""
-        self._running.labels(self._model_name).set(is_running)
+    def running(self, deadline: float | None) -> None:
+        """Note until when the pipeline may run, seconds since the epoch; None: it does not run."""
+        self._running.labels(self._model_name).set(deadline is not None)
+        self._deadline.labels(self._model_name).set(deadline or 0.0)

@@ -14,6 +14,7 @@ from coalmine.retraining._child import AttemptEnd, kill_leftovers, run_attempt
 from coalmine.retraining._events import read_events
 from coalmine.retraining._notify import NOTIFY_URL, Notice, notify, notify_address
 from coalmine.retraining._parameters import RunParameters
+from coalmine.retraining._progress import Progress, progress_of
 from coalmine.retraining._registry import MlflowRegistry
 from coalmine.retraining._store import Store
 from coalmine.retraining._types import Run
@@ -70,6 +71,10 @@ class PipelineRunner:
         """Seconds of every step of the latest attempt so far; None for one that is under way."""
         events = read_events(self._attempt(run))
         return {e["name"]: e.get("seconds") for e in events if e["event"] == "step"}
+
+    def progress(self, run: Run) -> Progress:
+        """What the latest attempt does now, and how far it is."""
+        return progress_of(read_events(self._attempt(run)), now=self._clock.time())
 
     async def run(self, run: Run) -> PipelineResult:
         """Run the pipeline; again when its process dies, as often as the service file allows."""

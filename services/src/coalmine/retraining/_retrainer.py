@@ -86,7 +86,7 @@ class Retrainer:
         while True:
             wake.clear()
             run = await asyncio.to_thread(self._store.active_run)
-            self._parts.metrics.running(run is not None and run.state == "running")
+            self._parts.metrics.running(self._deadline(run))
             if run is None:
                 await self._parts.routine.idle(wake)
             elif run.state == "waiting":
@@ -163,6 +163,12 @@ class Retrainer:
             return True
         await self._finish(run, outcome="promoted-to-rollout", rollout=rollout)
         return True
+
+    def _deadline(self, run: Run | None) -> float | None:
+        """When a run that is about to run, or to go on, will have been killed at the latest."""
+        if run is None or run.state != "running":
+            return None
+        return self._clock.time() + max(0.0, self._parts.policy.time_limit - run.spent)
 
     # -- small steps ------------------------------------------------------------------------------
 

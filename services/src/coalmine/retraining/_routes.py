@@ -104,8 +104,13 @@ def _parts(app: FastAPI) -> Parts:
 
 def _shown(run: Run, parts: Parts) -> dict[str, Any]:
     """A run as the API shows it; while it runs, with the steps so far (null: under way)."""
-    steps = parts.runner.steps(run) if run.state == "running" else run.steps
-    return {**asdict(run), "steps": steps or {}}
+    if run.state != "running":
+        return {**asdict(run), "steps": run.steps or {}, "progress": None}
+    return {
+        **asdict(run),
+        "steps": parts.runner.steps(run),
+        "progress": asdict(parts.runner.progress(run)),
+    }
 
 
 async def _status(parts: Parts) -> dict[str, Any]:
@@ -114,6 +119,8 @@ async def _status(parts: Parts) -> dict[str, Any]:
     found = await parts.intake.standing()
     active = await asyncio.to_thread(parts.store.active_run)
     return {
+        "now": now,
+        "time_limit": policy.time_limit,
         "run": None if active is None else _shown(active, parts),
         "breaker": {
             "open": found.breaker_open(policy),

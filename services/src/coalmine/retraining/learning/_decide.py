@@ -29,6 +29,10 @@ class Gate:
     segment_loss: float = 0.05
     """Accuracy that it may lose in a segment even where the loss is certain."""
 
+    first_segment_accuracy: float = 0.5
+    """What a first model, which has no champion to be worse than, must reach in every segment: less
+    is a reason to reject where most uploads are surely answered wrongly."""
+
 
 @dataclass(frozen=True, slots=True)
 class Decision:
@@ -52,8 +56,10 @@ def decide(
     What is missing or not a number is a reason to reject.
     """
     objections = [*_parity_objections(parity), *_objections(evaluation, gate)]
-    if evaluation.get("champion") is not None:  # a first model has no one to be worse than
+    if evaluation.get("champion") is not None:
         objections += _segment_objections(segments, gate)
+    else:
+        objections += _first_segment_objections(segments, gate)
     if objections:
         return Decision("reject", tuple(objections))
     candidate, champion = evaluation["candidate"], evaluation.get("champion")
@@ -114,6 +120,21 @@ def _segment_objections(segments: Sequence[Mapping[str, Any]], gate: Gate) -> li
         for segment, p in zip(segments, known, strict=True)
         if p <= gate.significance
         and segment["champion_accuracy"] - segment["candidate_accuracy"] > gate.segment_loss
+    ]
+
+
+def _first_segment_objections(segments: Sequence[Mapping[str, Any]], gate: Gate) -> list[str]:
+    """Where a first model is wrong more often than right, and surely so."""
+    unknown = [str(s.get("segment")) for s in segments if not _is_number(s.get("p_mostly_right"))]
+    if unknown:
+        return [f"nothing is known of the accuracy where {', '.join(unknown)}"]
+    known = holm([segment["p_mostly_right"] for segment in segments])
+    return [
+        f"a first model that is mostly wrong where {segment['segment']}: accuracy "
+        f"{segment['candidate_accuracy']:.4f} on {segment['rows']} rows, "
+        f"{gate.first_segment_accuracy:g} is needed, p = {p:.2g} over {len(known)} segments"
+        for segment, p in zip(segments, known, strict=True)
+        if p <= gate.significance and segment["candidate_accuracy"] < gate.first_segment_accuracy
     ]
 
 

@@ -79,6 +79,7 @@ def search(
     study = _study(family, name=name, first=first, budget=budget)
     before = _seconds(study)
     stopped_by: Literal["trials", "time"] = "trials"
+    _tell(study, name=name, budget=budget, seconds=0.0)  # the defaults: the first of the trials
     while len(_finished(study)) < budget.trials:
         spent = before + budget.clock.monotonic() - began
         if spent >= budget.seconds:

@@ -81,15 +81,21 @@ def judge_segments(
     old_right: np.ndarray,
     groups: np.ndarray,
 ) -> list[dict[str, Any]]:
-    """The paired comparison within each segment, for the report."""
+    """The paired comparison within each segment, for the report.
+
+    `p_mostly_right` is the probability of so many uploads, or more, of which the candidate has most
+    rows wrong, if it had most right of half of them: what judges it where there is no champion.
+    """
     judged = []
     for name, mask in masks.items():
-        paired = compare(new_right[mask], old_right[mask], groups=groups[mask])
+        right = new_right[mask]
+        paired = compare(right, old_right[mask], groups=groups[mask])
         judged.append(
             {
                 "segment": name,
-                "candidate_accuracy": float(new_right[mask].mean()),
+                "candidate_accuracy": float(right.mean()),
                 "champion_accuracy": float(old_right[mask].mean()),
+                "p_mostly_right": compare(right, ~right, groups=groups[mask]).p_not_worse,
                 **paired.as_dict(),
             }
         )
