@@ -10,6 +10,7 @@ PACKAGES = [
     "coalmine_monitors",
     "coalmine_monitors.detectors",
     "coalmine_monitors.drift",
+    "coalmine_monitors.extension",
     "coalmine_monitors.performance",
     "coalmine_monitors.quality",
     "coalmine_monitors.sketches",

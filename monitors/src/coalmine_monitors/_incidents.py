@@ -28,11 +28,18 @@ class Finding:
 
 
 def follow(
-    incident: Incident | None, finding: Finding, *, kind: IncidentKind, model: str, version: str
+    incident: Incident | None,
+    finding: Finding,
+    *,
+    kind: IncidentKind,
+    model: str,
+    version: str,
+    monitor: str | None = None,
 ) -> Incident | None:
     """The incident after a finding; None while nothing is wrong and nothing was.
 
-    The id comes from record time, so replaying a log gives the same incidents.
+    The id comes from record time, so replaying a log gives the same incidents. `monitor` is part of
+    it where several monitors open incidents of one kind.
     """
     if not finding.detected:
         return None if incident is None else close(incident, at=finding.end)
@@ -48,7 +55,7 @@ def follow(
     if incident is not None:
         return incident.model_copy(update=changes)
     return Incident(
-        id=f"{model}-{version}-{kind}-{round(finding.end * 1e6):x}",
+        id=f"{model}-{version}-{monitor or kind}-{round(finding.end * 1e6):x}",
         kind=kind,
         model_name=model,
         model_version=version,

@@ -91,7 +91,10 @@ class _Position:
 
 
 class WindowMonitor:
-    """The monitor of one kind; `build` makes the detector of a version, `shown` its metrics."""
+    """The monitor of one kind; `build` makes the detector of a version, `shown` its metrics.
+
+    `name` tells it from others of its kind: in metrics, as `monitor`, and in the ids of incidents.
+    """
 
     def __init__(
         self,
@@ -104,9 +107,11 @@ class WindowMonitor:
         clock: Clock,
         build: Build,
         shown: Shown,
+        name: str | None = None,
     ) -> None:
         self.metrics = SnapshotCollector()
         self._kind: IncidentKind = kind
+        self._name = name or kind
         self._model = model
         self._log = log
         self._store = store
@@ -197,13 +202,13 @@ class WindowMonitor:
     def _built(self, deployed: Deployed) -> Detector | None:
         if deployed.card is None:
             _log.warning(
-                "%s: version %s has no model.yaml; not judged", self._kind, deployed.version
+                "%s: version %s has no model.yaml; not judged", self._name, deployed.version
             )
             return None
         try:
             return self._build(deployed)
         except UnusableReferenceError as error:
-            _log.warning("%s: version %s is not judged: %s", self._kind, deployed.version, error)
+            _log.warning("%s: version %s is not judged: %s", self._name, deployed.version, error)
             return None
 
     def _take(
@@ -259,7 +264,12 @@ class WindowMonitor:
             return
         version = str(self._position.stable.version)
         incident = follow(
-            self._position.incident, finding, kind=self._kind, model=self._model, version=version
+            self._position.incident,
+            finding,
+            kind=self._kind,
+            monitor=self._name,
+            model=self._model,
+            version=version,
         )
         if incident is not None:
             changed[incident.id] = incident
@@ -286,7 +296,7 @@ class WindowMonitor:
     def _publish(self, taken: Mapping[int, int], *, seconds: float) -> None:
         version = self._position.stable.version
         labels = ("model_name", "revision", "monitor")
-        here = (self._model, version or "", self._kind)
+        here = (self._model, version or "", self._name)
         numbers = {
             "last_evaluation_timestamp_seconds": (
                 "Record time up to which records are judged.", self._position.evaluated_to,
@@ -314,7 +324,7 @@ class WindowMonitor:
             self._incidents,
             model=self._model,
             version=version,
-            monitor=self._kind,
+            monitor=self._name,
             kind=self._kind,
         )
         if self._detector is not None:
