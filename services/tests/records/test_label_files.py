@@ -137,7 +137,11 @@ def _wrong(**columns: Any) -> pa.Table:
         ("text/csv", b"request_id,label\na,\xff\n", "not CSV in UTF-8"),
         ("application/x-ndjson", b'{"request_id": "a", "label": 1}\n{"la', "row 2: not JSON"),
         ("application/x-ndjson", b"3", "row 1: a label must be a JSON object"),
-        ("application/json", b'[{"request_id": "a", "label": 1.5}]', "'label': 1.5 is not a whole"),
+        (
+            "application/json",
+            b'[{"request_id": "a", "label": [1]}]',
+            "'label': [1], where a text",
+        ),
         ("application/json", b'[{"request_id": "a", "label": true}]', "row 1, column 'label'"),
         ("application/vnd.apache.parquet", b"PAR1 no", "not Parquet"),
         ("application/vnd.apache.parquet", _parquet()[:-9], "not Parquet"),
@@ -215,3 +219,9 @@ def test_a_format_is_known_by_a_files_ending() -> None:
     assert label_format(".PARQUET") == "parquet"
     with pytest.raises(MalformedLabelsError, match=r"allowed: \.csv, \.json, \.jsonl"):
         label_format(".xlsx")
+
+
+def test_a_label_may_be_a_number_for_a_model_that_answers_with_one() -> None:
+    body = b'[{"request_id": "a", "label": 1.5}, {"request_id": "b", "label": -2.0}]'
+    (labels,) = read_labels(io.BytesIO(body), "json", now=5.0)
+    assert [label.label for label in labels] == ["1.5", "-2"]

@@ -14,12 +14,13 @@ from coalmine.spec import ServiceSpec
 from coalmine_monitors._catalog import Catalog
 from coalmine_monitors._state import StateStore
 from coalmine_monitors._web import monitor_app
-from coalmine_monitors.performance import _blocks, _estimates, _join, _predictions
+from coalmine_monitors.performance import _blocks, _estimates, _join, _predictions, _scores
 from coalmine_monitors.performance._blocks import LATENCY_EDGES_US, read_blocks, read_pairs
 from coalmine_monitors.performance._monitor import PerformanceMonitor
 from coalmine_monitors.performance._predictions import with_predictions
 from coalmine_monitors.performance._reign import Reign
 from coalmine_monitors.performance._schema import Evidence, Performance
+from coalmine_monitors.performance._scoring import arm_differences, read_scoring, segments_of
 from coalmine_monitors.performance._summary import summarise
 
 __all__ = ["create_performance_app"]
@@ -45,7 +46,7 @@ def create_performance_app(
     """
     spec = service.monitors.performance
     block_s = max(spec.block, _SHORTEST_BLOCK)
-    parts = (_blocks, _join, _predictions, _estimates)
+    parts = (_blocks, _join, _predictions, _estimates, _scores)
     store = StateStore(state, tables="".join(part.TABLES for part in parts))
     monitor = PerformanceMonitor(
         spec,
@@ -55,6 +56,7 @@ def create_performance_app(
         catalog=Catalog(models, clock=clock),
         clock=clock,
         block_s=block_s,
+        segments=service.monitors.segments,
     )
     app = monitor_app(monitor, store=store, title="performance monitor")
 
@@ -83,32 +85,35 @@ def create_performance_app(
     @app.get("/v1/performance")
     def performance(
         version: str | None = None,
-        since: float | None = None,
+        since: float = -math.inf,
         until: float = math.inf,
         window: Annotated[float | None, Query(gt=0)] = None,
+        segment: str = "",
     ) -> Performance:
+        span = {"since": since, "until": until, "block_s": block_s}
         with store.reading() as connection:
             body = store.body(connection)
             stable = body.get("stable", {}).get("version")
             shown = version or stable
-            blocks = (
-                read_blocks(
-                    connection,
-                    since=-math.inf if since is None else since,
-                    until=until,
-                    block_s=block_s,
-                    version=shown,
-                )
-                if shown is not None
-                else []
-            )
+            evaluated_to = float(body.get("evaluated_to", 0.0))
+            mature_to = evaluated_to - spec.maturity if spec.maturity else math.inf
+            if shown is None:
+                return nothing(evaluated_to)
+            blocks = read_blocks(connection, version=shown, **span)
             expected = _estimates.read_expected(
-                connection,
-                version=str(shown),
-                since=-math.inf if since is None else since,
-                block_s=block_s,
+                connection, version=shown, since=since, block_s=block_s
             )
-        calibration = None if shown is None else monitor.calibrations.of(shown)
+            scoring = read_scoring(connection, version=shown, segment=segment, **span)
+            segments = segments_of(connection, version=shown)
+            differences = arm_differences(
+                connection,
+                stable=shown,
+                since=since,
+                until=min(until, mature_to),
+                block_s=block_s,
+                segment=segment,
+            )
+        calibration = monitor.calibrations.of(shown)
         reigns = [
             Reign.restored(state, spec=spec, block_s=block_s, calibration=calibration)
             for state in body.get("reigns", ())
@@ -123,15 +128,38 @@ def create_performance_app(
         )
         return Performance(
             version=shown,
+            task=None if scoring is None else scoring.task.kind,
+            segment=segment,
+            segments=segments,
             baseline=None if detector is None else detector.baseline,
             threshold=None if detector is None else detector.threshold,
-            evaluated_to=float(body.get("evaluated_to", 0.0)),
+            evaluated_to=evaluated_to,
             log_evidence=log_evidence,
             log_evidence_threshold=needed,
             estimate_valid=estimates.valid,
             windows=tuple(
-                summarise(blocks, block_s=block_s, blocks_per_window=length, estimates=estimates)
+                summarise(
+                    blocks,
+                    block_s=block_s,
+                    blocks_per_window=length,
+                    scoring=scoring,
+                    estimates=estimates,
+                    mature_to=mature_to,
+                )
             ),
+            differences=differences,
+        )
+
+    def nothing(evaluated_to: float) -> Performance:
+        return Performance(
+            version=None,
+            baseline=None,
+            threshold=None,
+            evaluated_to=evaluated_to,
+            log_evidence=0.0,
+            log_evidence_threshold=0.0,
+            estimate_valid=None,
+            windows=(),
         )
 
     return app

@@ -22,6 +22,7 @@ __all__ = [
     "Answer",
     "Cell",
     "Joined",
+    "JoinedRow",
     "PairCell",
     "Scored",
     "forget",
@@ -32,7 +33,7 @@ __all__ = [
 TABLES = """
 CREATE TABLE IF NOT EXISTS answers (
     request_id TEXT, row INTEGER, arm TEXT, version TEXT, time REAL, answer TEXT, number TEXT,
-    chance REAL,
+    chance REAL, klass INTEGER, value REAL, said BLOB, segments TEXT,
     PRIMARY KEY (request_id, row, arm)
 ) WITHOUT ROWID;
 CREATE INDEX IF NOT EXISTS answers_by_time ON answers (time);
@@ -43,7 +44,11 @@ CREATE TABLE IF NOT EXISTS labels (
 CREATE INDEX IF NOT EXISTS labels_by_offset ON labels (offset);
 """
 
-_CORRECT = "(l.label = a.answer OR (a.number IS NOT NULL AND l.label = a.number))"
+#: Null where the answer is a number: no label equals it, and that is no mistake.
+_CORRECT = (
+    "(CASE WHEN a.answer IS NULL THEN NULL"
+    " ELSE l.label = a.answer OR (a.number IS NOT NULL AND l.label = a.number) END)"
+)
 
 #: Answers that wait for a label at most this long, in record time.
 MAX_AGE = 30 * 86400.0
@@ -59,10 +64,19 @@ class Answer(NamedTuple):
     arm: str
     version: str
     time: float
-    answer: str
+    answer: str | None
+    """The name of the class; None of a model that answers with a number, `value`."""
+
     number: str | None
     chance: float | None = None
     """To be right, as far as the model's own confidence tells."""
+
+    klass: int = -1
+    value: float | None = None
+    said: bytes | None = None
+    """The chances of the classes, as float32; None if it gave none."""
+
+    segments: str = ""
 
 
 class Cell(NamedTuple):
@@ -103,18 +117,31 @@ class Joined:
     correct: Counter[Cell]
     pairs: dict[PairCell, Counter[tuple[bool, bool]]]
     scored: list[Scored]
+    before: list[JoinedRow]
+    """The rows that the delivery touches, as they were joined before; and `after`."""
+
+    after: list[JoinedRow]
 
 
-class _Row(NamedTuple):
+class JoinedRow(NamedTuple):
+    """An answer with its label."""
+
     request_id: str
     row: int
     arm: str
     version: str
     time: float
-    correct: int
+    correct: int | None
+    """None where the answer is a number."""
+
     label_time: float
     label_offset: int
     chance: float | None
+    label: str
+    klass: int
+    value: float | None
+    said: bytes | None
+    segments: str
 
 
 def join(
@@ -139,7 +166,9 @@ def join(
     )
     before = _joined_rows(connection)
     # A client or a gateway that tries again sends the same request id twice.
-    connection.executemany("INSERT OR IGNORE INTO answers VALUES (?, ?, ?, ?, ?, ?, ?, ?)", answers)
+    connection.executemany(
+        f"INSERT OR IGNORE INTO answers VALUES ({', '.join('?' * len(Answer._fields))})", answers
+    )
     connection.executemany(
         "INSERT OR REPLACE INTO labels VALUES (?, ?, ?, ?, ?)",
         [(item.request_id, item.row, item.label, item.time, item.offset) for item in labels],
@@ -150,6 +179,8 @@ def join(
     pairs: dict[PairCell, Counter[tuple[bool, bool]]] = {}
     for rows, sign in ((before, -1), (after, 1)):
         for row in rows:
+            if row.correct is None:
+                continue
             cell = Cell(int(row.time // block_s), row.version, row.arm)
             labelled[cell] += sign
             correct[cell] += sign * row.correct
@@ -169,18 +200,18 @@ def join(
         for row in after
         if (row.request_id, row.row, row.arm) not in known
     ]
-    return Joined(labelled, correct, pairs, scored)
+    return Joined(labelled, correct, pairs, scored, before, after)
 
 
-def _joined_rows(connection: sqlite3.Connection) -> list[_Row]:
+def _joined_rows(connection: sqlite3.Connection) -> list[JoinedRow]:
     """The touched rows that have an answer and a label, in the order in which labels came."""
     query = f"""
         SELECT a.request_id, a.row, a.arm, a.version, a.time, {_CORRECT}, l.time, l.offset,
-               a.chance
+               a.chance, l.label, a.klass, a.value, a.said, a.segments
         FROM touched t CROSS JOIN labels l USING (request_id, row)
              CROSS JOIN answers a USING (request_id, row)
         ORDER BY l.offset, a.time, a.arm"""
-    return [_Row(*row) for row in connection.execute(query)]
+    return [JoinedRow(*row) for row in connection.execute(query)]
 
 
 def score_by_block(
@@ -196,7 +227,7 @@ def score_by_block(
     Only labels with an offset below `before_label` count: what was known when that one came.
     """
     query = f"""
-        SELECT cast(a.time / ? AS INTEGER) AS block, count(*), sum({_CORRECT})
+        SELECT cast(a.time / ? AS INTEGER) AS block, count({_CORRECT}), sum({_CORRECT})
         FROM answers a CROSS JOIN labels l USING (request_id, row)
         WHERE a.time >= ? AND a.version = ? AND a.arm != ? AND l.offset < ?
         GROUP BY block ORDER BY block"""
@@ -205,11 +236,13 @@ def score_by_block(
     return [(block * block_s, labelled, correct) for block, labelled, correct in rows]
 
 
-def _pairs(rows: Iterable[_Row], *, block_s: float) -> Iterable[tuple[PairCell, tuple[bool, bool]]]:
+def _pairs(
+    rows: Iterable[JoinedRow], *, block_s: float
+) -> Iterable[tuple[PairCell, tuple[bool, bool]]]:
     shadows = {(row.request_id, row.row): row for row in rows if row.arm == Arm.SHADOW}
     for row in rows:
         other = shadows.get((row.request_id, row.row))
-        if other is None or row.arm == Arm.SHADOW:
+        if other is None or row.arm == Arm.SHADOW or row.correct is None:
             continue
         block = int(row.time // block_s)
         cell = PairCell(block, row.version, row.arm, other.version, other.arm)

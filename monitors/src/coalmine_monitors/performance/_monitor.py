@@ -13,7 +13,7 @@ from coalmine.arms import Arm
 from coalmine.clock import Clock
 from coalmine.incidents import Incident
 from coalmine.records import Entry, Label, RecordLog, read_all
-from coalmine.spec import PerformanceSpec
+from coalmine.spec import PerformanceSpec, SegmentColumnSpec
 from coalmine_monitors._catalog import Catalog
 from coalmine_monitors._cursors import cursors_of, lag, positions
 from coalmine_monitors._metrics import SnapshotCollector
@@ -25,23 +25,27 @@ from coalmine_monitors.performance._blocks import (
     add_joined,
     add_traffic,
     forget_blocks,
-    read_blocks,
     traffic,
 )
 from coalmine_monitors.performance._calibrations import Calibrations
 from coalmine_monitors.performance._estimate import Calibration
 from coalmine_monitors.performance._estimates import (
-    Estimates,
     add_expected,
     forget_expected,
-    read_expected,
 )
 from coalmine_monitors.performance._join import Answer, Scored, forget, join, score_by_block
 from coalmine_monitors.performance._position import Position
 from coalmine_monitors.performance._predictions import add_predictions, forget_predictions
 from coalmine_monitors.performance._reign import Reign
-from coalmine_monitors.performance._shown import Numbers, performance_metrics
+from coalmine_monitors.performance._scores import (
+    add_instances,
+    add_scores,
+    forget_scores,
+    put_tasks,
+)
+from coalmine_monitors.performance._shown import Look, Numbers, look, performance_metrics
 from coalmine_monitors.performance._summary import estimate_onset
+from coalmine_monitors.performance._tasks import Task, task_of
 
 __all__ = ["PerformanceMonitor"]
 
@@ -49,8 +53,6 @@ __all__ = ["PerformanceMonitor"]
 REIGNS = 8
 #: Rows, and labels, read at a time.
 READ_ROWS = 20_000
-#: Seconds of record time that the metrics of accuracy look back.
-SHOWN = 60.0
 #: Seconds of record time between two rounds of forgetting what is too old.
 TIDY = 60.0
 #: Seconds of record time that the search for an onset looks back.
@@ -70,6 +72,7 @@ class PerformanceMonitor:
         catalog: Catalog,
         clock: Clock,
         block_s: float,
+        segments: Sequence[SegmentColumnSpec] = (),
     ) -> None:
         self.metrics = SnapshotCollector()
         self._spec = spec
@@ -79,10 +82,12 @@ class PerformanceMonitor:
         self._catalog = catalog
         self._clock = clock
         self._block_s = block_s
+        self._segments = segments
         self._failures = 0
         self._saved = Saved()
         self._position = Position()
         self._incidents: list[Incident] = []
+        self._looked: tuple[Saved | None, Look] = (None, Look())
         self._reigns: list[Reign] = []
         self._baselines: dict[str, float | None] = {}
         self.calibrations = Calibrations(catalog)
@@ -161,6 +166,7 @@ class PerformanceMonitor:
         changed: dict[str, Incident] = {}
         position = self._position
         answers: list[Answer] = []
+        tasks: dict[str, Task] = {}
         estimated: list[tuple[pa.RecordBatch, Calibration]] = []
         taken = {entry.partition: entry.offset for entry in entries}
         batches = [entry.batch for entry in entries if entry.batch.num_rows]
@@ -169,7 +175,12 @@ class PerformanceMonitor:
             if position.stable.version != before.stable.version:
                 self._crown(str(position.stable.version), since=oldest_time(batch), changed=changed)
             calibration = self._calibration(batch, stable=position.stable.version)
-            answers += answers_of(batch, calibration=calibration)
+            made = answers_of(batch, calibration=calibration, segments=self._segments)
+            found = task_of(batch.schema)
+            if found is not None and made:
+                task = replace(found.task, shift=made[0].value or 0.0)
+                tasks.setdefault(batch_version(batch), task)
+            answers += made
             if calibration is not None:
                 estimated.append((batch, calibration))
         if drained:
@@ -186,6 +197,9 @@ class PerformanceMonitor:
             add_predictions(connection, answers, block_s=self._block_s)
             joined = join(connection, answers=answers, labels=labels, block_s=self._block_s)
             add_joined(connection, joined)
+            put_tasks(connection, tasks)
+            add_instances(connection, answers, block_s=self._block_s)
+            add_scores(connection, joined, block_s=self._block_s)
             self._judge(connection, joined.scored, changed=changed)
             if tidy:
                 forget(connection, newest=position.tidied)
@@ -194,6 +208,7 @@ class PerformanceMonitor:
                     connection, oldest=position.tidied - MAX_AGE, block_s=self._block_s
                 )
                 forget_expected(connection, newest=position.tidied, block_s=self._block_s)
+                forget_scores(connection, newest=position.tidied, block_s=self._block_s)
             put_incidents(connection, changed.values())
             cursors = dict(self._saved.cursors)
             cursors |= cursors_of("records", taken)
@@ -264,26 +279,14 @@ class PerformanceMonitor:
     def _publish(self, *, seconds: float) -> None:
         version = self._position.stable.version
         taken = positions(self._saved.cursors, "records", self._log)
-        newest = self._position.complete_to
-        with self._store.reading() as connection:
-            blocks = read_blocks(
-                connection, since=newest - SHOWN, until=newest, block_s=self._block_s
-            )
-            expected = read_expected(
-                connection, version=str(version), since=newest - SHOWN, block_s=self._block_s
-            )
+        if self._looked[0] is not self._saved:
+            self._looked = (self._saved, self._look(version))
         self.metrics.publish(
             performance_metrics(
                 model=self._model,
                 version=version,
-                blocks=[block for block in blocks if block.version == version],
-                block_s=self._block_s,
+                look=self._looked[1],
                 detector=self._reigns[-1].detector if self._reigns else None,
-                estimates=Estimates(
-                    expected,
-                    calibration=self.calibrations.of(str(version)),
-                    check=self._reigns[-1].check if self._reigns else None,
-                ),
                 incidents=self._incidents,
                 numbers=Numbers(
                     evaluated_to=self._position.evaluated_to,
@@ -293,3 +296,19 @@ class PerformanceMonitor:
                 ),
             )
         )
+
+    def _look(self, version: str | None) -> Look:
+        """What there is to say of the stable version's last rows whose labels are mature."""
+        newest = self._position.complete_to
+        mature = newest - self._spec.maturity
+        check = self._reigns[-1].check if self._reigns else None
+        with self._store.reading() as connection:
+            return look(
+                connection,
+                version=str(version),
+                calibration=self.calibrations.of(str(version)),
+                check=check,
+                newest=newest,
+                mature=mature,
+                block_s=self._block_s,
+            )

@@ -28,7 +28,9 @@ def add_predictions(
 ) -> None:
     """Add answers to the totals."""
     found = Counter(
-        (int(each.time // block_s), each.version, each.arm, each.answer) for each in answers
+        (int(each.time // block_s), each.version, each.arm, each.answer)
+        for each in answers
+        if each.answer is not None
     )
     connection.executemany(
         "INSERT INTO predictions VALUES (?, ?, ?, ?, ?)"

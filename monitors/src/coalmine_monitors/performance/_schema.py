@@ -9,7 +9,16 @@ from __future__ import annotations
 
 from pydantic import BaseModel, ConfigDict
 
-__all__ = ["Block", "Evidence", "Pair", "Performance", "PerformanceWindow"]
+__all__ = [
+    "ArmDifference",
+    "Block",
+    "ClassScores",
+    "Evidence",
+    "Measured",
+    "Pair",
+    "Performance",
+    "PerformanceWindow",
+]
 
 
 class _Answer(BaseModel):
@@ -74,8 +83,25 @@ class Evidence(_Answer):
     """Labelled share of the instances listed; None without instances."""
 
 
+class Measured(_Answer):
+    """A metric with its interval, which holds at 95 % over all time; None of too few rows."""
+
+    value: float
+    lower: float | None = None
+    upper: float | None = None
+
+
+class ClassScores(_Answer):
+    """How well one class is told."""
+
+    labelled: int
+    precision: Measured
+    recall: Measured
+    f1: Measured
+
+
 class PerformanceWindow(_Answer):
-    """Accuracy of one stretch of time; the interval allows for neighbours being alike."""
+    """One stretch of time of one arm; the intervals allow for neighbours being alike."""
 
     time: float
     end: float
@@ -83,20 +109,67 @@ class PerformanceWindow(_Answer):
     instances: int
     labelled: int
     correct: int
-    accuracy: float | None
-    lower: float | None
-    upper: float | None
+    accuracy: float | None = None
+    lower: float | None = None
+    upper: float | None = None
     estimated: float | None = None
     """What the model's own confidence says, without labels; with its interval at 95 %."""
 
     estimated_lower: float | None = None
     estimated_upper: float | None = None
+    mature: bool = True
+    """Whether its labels are old enough to be all that will come; if not, nothing is scored."""
+
+    label_coverage: float | None = None
+    """Labelled share of the instances."""
+
+    label_lag_s: float | None = None
+    """Mean time from the answer to the truth."""
+
+    metrics: dict[str, Measured] = {}
+    """By name; which there are follows from the model's outputs."""
+
+    classes: dict[str, ClassScores] = {}
+
+
+class ArmDifference(_Answer):
+    """A metric of an arm less that of the stable version, of the time they both answered in.
+
+    The interval follows from the two of the metric, each at half the error (union bound).
+    """
+
+    arm: str
+    version: str
+    metric: str
+    since: float
+    until: float
+    labelled: int
+    labelled_stable: int
+    value: float
+    stable: float
+    difference: float
+    lower: float | None
+    upper: float | None
 
 
 class Performance(_Answer):
-    """Accuracy over time of one version."""
+    """Performance over time of one version."""
 
     version: str | None
+    task: str | None = None
+    """`classification` or `regression`; None: its answers are neither classes nor a number."""
+
+    metric: str | None = None
+    """What an incident is about."""
+
+    problem: str | None = None
+    """Why nothing is watched, where it is not."""
+
+    segment: str = ""
+    """What `windows` are of: `feature=value`; empty: all rows."""
+
+    segments: tuple[str, ...] = ()
+    """What may be asked for."""
     baseline: float | None
     """The accuracy that the version's own evaluation found."""
 
@@ -116,3 +189,5 @@ class Performance(_Answer):
     """
 
     windows: tuple[PerformanceWindow, ...]
+    differences: tuple[ArmDifference, ...] = ()
+    """Of the other arms from stable."""

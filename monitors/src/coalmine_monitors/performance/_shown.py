@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import sqlite3
+from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 from prometheus_client.core import Metric
@@ -10,13 +11,21 @@ from prometheus_client.core import Metric
 from coalmine.incidents import Incident
 from coalmine_monitors._metrics import counter, gauge, incident_metrics
 from coalmine_monitors.performance._accuracy import AccuracyDetector
-from coalmine_monitors.performance._estimates import Estimates
-from coalmine_monitors.performance._schema import Block, PerformanceWindow
+from coalmine_monitors.performance._blocks import read_blocks
+from coalmine_monitors.performance._estimate import Calibration, EstimateCheck
+from coalmine_monitors.performance._estimates import Estimates, read_expected
+from coalmine_monitors.performance._intervals import Level
+from coalmine_monitors.performance._schema import Measured, PerformanceWindow
+from coalmine_monitors.performance._scoring import Scoring, read_scoring
 from coalmine_monitors.performance._summary import summarise
 
-__all__ = ["Numbers", "performance_metrics"]
+__all__ = ["Look", "Numbers", "look", "performance_metrics"]
 
 _LABELS = ("model_name", "revision", "monitor")
+#: Seconds of record time that the metrics look back.
+SHOWN = 60.0
+#: The one metric that is exported of every segment too.
+_OF_SEGMENTS = {"classification": "accuracy", "regression": "mae"}
 
 
 class Numbers(NamedTuple):
@@ -28,123 +37,183 @@ class Numbers(NamedTuple):
     failures: int
 
 
+class Look(NamedTuple):
+    """The last rows of a version: one window of each arm, and one metric of each segment."""
+
+    windows: Mapping[str, PerformanceWindow] = {}
+    """By arm, of the last `SHOWN` seconds whose labels are mature."""
+
+    guesses: Mapping[str, PerformanceWindow] = {}
+    """By arm, of the last `SHOWN` seconds: what is estimated."""
+
+    segments: Mapping[tuple[str, str, str], Measured] = {}
+    """By arm, metric and segment."""
+
+    valid: bool | None = None
+
+
+def look(
+    connection: sqlite3.Connection,
+    *,
+    version: str,
+    calibration: Calibration | None,
+    check: EstimateCheck | None,
+    newest: float,
+    mature: float,
+    block_s: float,
+) -> Look:
+    """What there is to say of the rows up to `mature`, and without labels up to `newest`."""
+    scoring = read_scoring(
+        connection,
+        version=version,
+        since=mature - SHOWN,
+        until=mature,
+        block_s=block_s,
+        segment=None,
+    )
+    expected = read_expected(connection, version=version, since=newest - SHOWN, block_s=block_s)
+    estimates = Estimates(expected, calibration=calibration, check=check)
+
+    def windows(until: float) -> dict[str, PerformanceWindow]:
+        blocks = read_blocks(
+            connection, since=until - SHOWN, until=until, block_s=block_s, version=version
+        )
+        found = {}
+        for arm in {block.arm for block in blocks}:
+            mine = [block for block in blocks if block.arm == arm]
+            # One window that holds them all, wherever they lie.
+            count = round((mine[-1].time + block_s) / block_s) + 1
+            found[arm] = summarise(
+                mine,
+                block_s=block_s,
+                blocks_per_window=count,
+                scoring=scoring if until == mature else None,
+                estimates=estimates,
+            )[0]
+        return found
+
+    realised = windows(mature)
+    return Look(
+        windows=realised,
+        guesses=realised if newest == mature else windows(newest),
+        segments={} if scoring is None else _by_segment(scoring),
+        valid=estimates.valid,
+    )
+
+
+def _by_segment(scoring: Scoring) -> dict[tuple[str, str, str], Measured]:
+    metric = _OF_SEGMENTS[scoring.task.kind]
+    found: dict[tuple[str, str, str], Measured] = {}
+    for arm, segment in sorted({(cell.arm, cell.segment) for cell in scoring.scores}):
+        if not segment:
+            continue
+        mine = Scoring(scoring.task, scoring.scores, segment)
+        part = mine.of(
+            cell for cell in scoring.scores if (cell.arm, cell.segment) == (arm, segment)
+        )
+        measured = mine.measure(part, level=Level(effect=mine.effect(arm))).metrics.get(metric)
+        if measured is not None:
+            found[arm, metric, segment] = measured
+    return found
+
+
 def performance_metrics(
     *,
     model: str,
     version: str | None,
-    blocks: Sequence[Block],
-    block_s: float,
+    look: Look,
     detector: AccuracyDetector | None,
-    estimates: Estimates,
     incidents: Sequence[Incident],
     numbers: Numbers,
 ) -> list[Metric]:
-    """All metrics; `blocks` are the stable version's recent ones."""
+    """All metrics; `look` is at the stable version."""
     here = (model, version or "", "accuracy")
-    metrics = [
-        gauge(name, text, labels=_LABELS, samples=[(here, value)])
-        for name, text, value in (
-            (
-                "coalmine_last_evaluation_timestamp_seconds",
-                "Record time up to which records are judged.",
-                numbers.evaluated_to,
-            ),
-            (
-                "coalmine_monitor_lag_batches",
-                "Batches in the log that are not consumed.",
-                numbers.lag_batches,
-            ),
-            ("coalmine_evaluation_duration_seconds", "Duration of the last step.", numbers.seconds),
-        )
-    ]
-    metrics.append(
+    values = {
+        "coalmine_last_evaluation_timestamp_seconds": (
+            "Record time up to which records are judged.", numbers.evaluated_to,
+        ),
+        "coalmine_monitor_lag_batches": (
+            "Batches in the log that are not consumed.", numbers.lag_batches,
+        ),
+        "coalmine_evaluation_duration_seconds": ("Duration of the last step.", numbers.seconds),
+    }  # fmt: skip
+    if detector is not None:
+        log_evidence, needed = detector.log_evidence
+        values |= {
+            "coalmine_evidence_log": ("Natural logarithm of the evidence.", log_evidence),
+            "coalmine_evidence_log_threshold": ("Evidence an incident takes.", needed),
+            "coalmine_performance_threshold_ratio": ("Accuracy to keep.", detector.threshold),
+        }
+    if look.valid is not None:
+        values["coalmine_performance_estimate_valid"] = (
+            "0 while the labels that come contradict the estimates.", float(look.valid),
+        )  # fmt: skip
+    return [
+        *(
+            gauge(name, text, labels=_LABELS, samples=[(here, value)])
+            for name, (text, value) in values.items()
+        ),
         counter(
             "coalmine_monitor_errors_total",
             "Steps that failed.",
             labels=_LABELS,
             samples=[(here, numbers.failures)],
-        )
-    )
-    metrics += incident_metrics(
-        incidents, model=model, version=version, monitor="accuracy", kind="accuracy"
-    )
-    metrics += _accuracy(blocks, block_s=block_s, here=here, estimates=estimates)
-    if detector is not None:
-        log_evidence, needed = detector.log_evidence
-        metrics += [
-            gauge(name, text, labels=_LABELS, samples=[(here, value)])
-            for name, text, value in (
-                ("coalmine_evidence_log", "Natural logarithm of the evidence.", log_evidence),
-                ("coalmine_evidence_log_threshold", "Evidence an incident takes.", needed),
-                ("coalmine_performance_threshold_ratio", "Accuracy to keep.", detector.threshold),
-            )
-        ]
-    return metrics
+        ),
+        *incident_metrics(
+            incidents, model=model, version=version, monitor="accuracy", kind="accuracy"
+        ),
+        *_performance(look, here=here),
+        *_labels(look, here=here),
+    ]
 
 
-def _accuracy(
-    blocks: Sequence[Block], *, block_s: float, here: tuple[str, ...], estimates: Estimates
-) -> list[Metric]:
-    """Accuracy by arm over all of `blocks`, realised and estimated, and the labels' coverage."""
-    windows: dict[str, PerformanceWindow] = {}
-    for arm in sorted({block.arm for block in blocks}):
-        mine = [block for block in blocks if block.arm == arm]
-        # One window that holds them all, wherever they lie.
-        count = round((mine[-1].time + block_s) / block_s) + 1
-        windows[arm] = summarise(
-            mine, block_s=block_s, blocks_per_window=count, estimates=estimates
-        )[0]
-    labels = (*_LABELS, "arm", "metric")
-    known = {arm: window for arm, window in windows.items() if window.accuracy is not None}
-    values = {
-        "": {arm: window.accuracy for arm, window in known.items()},
-        "_lower": {arm: window.lower for arm, window in known.items()},
-        "_upper": {arm: window.upper for arm, window in known.items()},
-    }
-    metrics = [
-        gauge(
-            f"coalmine_performance_ratio{suffix}",
-            "Realised accuracy of the last minute's labelled rows, with its 95 % interval.",
-            labels=labels,
-            samples=[((*here, arm, "accuracy"), value or 0.0) for arm, value in of.items()],
-        )
-        for suffix, of in values.items()
-    ]
-    guessed = {arm: window for arm, window in windows.items() if window.estimated is not None}
-    guesses = {
-        "": {arm: window.estimated for arm, window in guessed.items()},
-        "_lower": {arm: window.estimated_lower for arm, window in guessed.items()},
-        "_upper": {arm: window.estimated_upper for arm, window in guessed.items()},
-    }
-    metrics += [
-        gauge(
-            f"coalmine_performance_estimate_ratio{suffix}",
-            "Accuracy of the last minute's rows as the model's own confidence tells, without"
-            " labels, with its 95 % interval.",
-            labels=labels,
-            samples=[((*here, arm, "accuracy"), value or 0.0) for arm, value in of.items()],
-        )
-        for suffix, of in guesses.items()
-    ]
-    if estimates.valid is not None:
-        metrics.append(
-            gauge(
-                "coalmine_performance_estimate_valid",
-                "0 while the labels that come contradict the estimates.",
-                labels=_LABELS,
-                samples=[(here, float(estimates.valid))],
+def _performance(look: Look, *, here: tuple[str, ...]) -> Iterable[Metric]:
+    """Every metric by arm, realised and estimated, with its interval."""
+    found: dict[tuple[str, str, str, str], Measured] = {}
+    for arm, window in look.windows.items():
+        for metric, measured in window.metrics.items():
+            found[arm, metric, "realised", ""] = measured
+    for (arm, metric, segment), measured in look.segments.items():
+        found[arm, metric, "realised", segment] = measured
+    for arm, window in look.guesses.items():
+        if window.estimated is not None:
+            found[arm, "accuracy", "estimated", ""] = Measured(
+                value=window.estimated, lower=window.estimated_lower, upper=window.estimated_upper
             )
+    for suffix, name in (("", "value"), ("_lower", "lower"), ("_upper", "upper")):
+        samples = [((*here, *key), getattr(measured, name)) for key, measured in found.items()]
+        yield gauge(
+            f"coalmine_performance{suffix}",
+            "Of the last minute whose labels are mature; estimated: of the last minute, without"
+            " labels. With its 95 % interval, which holds however often it is looked at.",
+            labels=(*_LABELS, "arm", "metric", "kind", "segment"),
+            samples=[(key, value) for key, value in samples if value is not None],
         )
-    metrics.append(
-        gauge(
-            "coalmine_label_coverage_ratio",
-            "Labelled share of the last minute's rows.",
-            labels=labels[:4],
-            samples=[
-                ((*here, arm), window.labelled / window.instances)
-                for arm, window in windows.items()
+
+
+def _labels(look: Look, *, here: tuple[str, ...]) -> Iterable[Metric]:
+    shown = {
+        "coalmine_label_coverage_ratio": (
+            "Labelled share of the rows of the last minute whose labels are mature.",
+            {
+                arm: window.labelled / window.instances
+                for arm, window in look.windows.items()
                 if window.instances
-            ],
+            },
+        ),
+        "coalmine_label_lag_seconds": (
+            "Mean time from an answer to its truth, of these rows.",
+            {
+                arm: window.label_lag_s
+                for arm, window in look.windows.items()
+                if window.label_lag_s is not None
+            },
+        ),
+    }
+    for name, (text, by_arm) in shown.items():
+        yield gauge(
+            name,
+            text,
+            labels=(*_LABELS, "arm"),
+            samples=[((*here, arm), value) for arm, value in by_arm.items()],
         )
-    )
-    return metrics

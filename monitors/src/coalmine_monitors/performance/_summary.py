@@ -1,17 +1,19 @@
-"""Accuracy over stretches of time: intervals, and since when it is low."""
+"""Performance over stretches of time, and since when accuracy is low."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import numpy as np
 
 from coalmine_monitors.performance._estimates import Estimates
+from coalmine_monitors.performance._intervals import Level
 from coalmine_monitors.performance._schema import Block, PerformanceWindow
+from coalmine_monitors.performance._scores import ScoreCell
+from coalmine_monitors.performance._scoring import Scoring
 
 __all__ = ["estimate_onset", "summarise"]
-
-_Z = 1.96
 
 
 def summarise(
@@ -19,44 +21,91 @@ def summarise(
     *,
     block_s: float,
     blocks_per_window: int,
+    scoring: Scoring | None,
     estimates: Estimates | None = None,
+    mature_to: float = math.inf,
 ) -> list[PerformanceWindow]:
     """Windows of whole blocks, per arm, in order of time.
 
-    The interval is Wilson's at 95 %, with the number of labels divided by how much more the blocks
-    differ than independent rows would (the design effect), since rows of one moment are alike.
+    A window is scored if it ended by `mature_to`, record time. In the intervals the number of
+    labels is divided by how much more the blocks differ than independent rows would (the design
+    effect), since rows of one moment are alike.
     """
     found: list[PerformanceWindow] = []
     length = block_s * blocks_per_window
     for arm in sorted({block.arm for block in blocks}):
-        mine = [block for block in blocks if block.arm == arm]
-        effect = _design_effect(mine)
+        level = Level(effect=1.0 if scoring is None else scoring.effect(arm))
         windows: dict[int, list[Block]] = {}
-        for block in mine:
-            # Half a block inside, where no rounding of the block's start can matter.
-            windows.setdefault(int((block.time + block_s / 2) // length), []).append(block)
+        for block in blocks:
+            if block.arm == arm:
+                # Half a block inside, where no rounding of the block's start can matter.
+                windows.setdefault(int((block.time + block_s / 2) // length), []).append(block)
         for number, part in sorted(windows.items()):
-            labelled = sum(block.labelled for block in part)
-            correct = sum(block.correct for block in part)
-            lower, upper = _wilson(correct, labelled, effect=effect)
-            guess = None if estimates is None else estimates.of(part, block_s=block_s)
-            found.append(
-                PerformanceWindow(
-                    time=number * length,
-                    end=(number + 1) * length,
-                    arm=arm,
-                    instances=sum(block.instances for block in part),
-                    labelled=labelled,
-                    correct=correct,
-                    accuracy=correct / labelled if labelled else None,
-                    lower=lower,
-                    upper=upper,
-                    estimated=None if guess is None else guess.accuracy,
-                    estimated_lower=None if guess is None else guess.lower,
-                    estimated_upper=None if guess is None else guess.upper,
-                )
+            window = PerformanceWindow(
+                time=number * length,
+                end=(number + 1) * length,
+                arm=arm,
+                instances=sum(block.instances for block in part),
+                labelled=sum(block.labelled for block in part),
+                correct=sum(block.correct for block in part),
+                mature=part[-1].time + block_s <= mature_to,
             )
+            if scoring is not None:
+                window = _scored(window, part, scoring=scoring, level=level, block_s=block_s)
+            whole = estimates is not None and (scoring is None or not scoring.segment)
+            found.append(_estimated(window, part, estimates, block_s) if whole else window)
     return sorted(found, key=lambda window: (window.time, window.arm))
+
+
+def _scored(
+    window: PerformanceWindow,
+    blocks: Sequence[Block],
+    *,
+    scoring: Scoring,
+    level: Level,
+    block_s: float,
+) -> PerformanceWindow:
+    part = scoring.of(
+        ScoreCell(round(block.time / block_s), block.version, block.arm) for block in blocks
+    )
+    instances = part.instances if scoring.segment else window.instances
+    labelled = int(part.sums[0])
+    counted = {
+        "instances": instances,
+        "labelled": labelled,
+        "correct": int(part.sums[1]) if scoring.task.kind == "classification" else 0,
+        "label_coverage": labelled / instances if instances else None,
+    }
+    if not window.mature:
+        return window.model_copy(update=counted)
+    measures = scoring.measure(part, level=level)
+    accuracy = measures.metrics.get("accuracy")
+    return window.model_copy(
+        update={
+            **counted,
+            "accuracy": None if accuracy is None else accuracy.value,
+            "lower": None if accuracy is None else accuracy.lower,
+            "upper": None if accuracy is None else accuracy.upper,
+            "label_lag_s": measures.label_lag_s,
+            "metrics": dict(measures.metrics),
+            "classes": dict(measures.classes),
+        }
+    )
+
+
+def _estimated(
+    window: PerformanceWindow, blocks: Sequence[Block], estimates: Estimates | None, block_s: float
+) -> PerformanceWindow:
+    guess = None if estimates is None else estimates.of(blocks, block_s=block_s)
+    if guess is None:
+        return window
+    return window.model_copy(
+        update={
+            "estimated": guess.accuracy,
+            "estimated_lower": guess.lower,
+            "estimated_upper": guess.upper,
+        }
+    )
 
 
 def estimate_onset(blocks: Sequence[tuple[float, int, int]], *, threshold: float) -> float:
@@ -68,27 +117,3 @@ def estimate_onset(blocks: Sequence[tuple[float, int, int]], *, threshold: float
     """
     slide = np.cumsum([threshold * labelled - correct for _, labelled, correct in blocks])
     return blocks[int(np.argmin(np.concatenate([[0.0], slide[:-1]])))][0]
-
-
-def _design_effect(blocks: Sequence[Block]) -> float:
-    labelled = np.array([block.labelled for block in blocks if block.labelled], dtype=np.float64)
-    correct = np.array([block.correct for block in blocks if block.labelled], dtype=np.float64)
-    if len(labelled) < 2:
-        return 1.0
-    share = correct.sum() / labelled.sum()
-    # A block away from the common share by e rows has e**2 / n, about share * (1 - share) if the
-    # rows were independent.
-    usual = max(share * (1 - share), 1e-9)
-    observed = (((correct - share * labelled) ** 2) / labelled).sum() / (len(labelled) - 1)
-    return float(max(observed / usual, 1.0))
-
-
-def _wilson(correct: int, labelled: int, *, effect: float) -> tuple[float | None, float | None]:
-    if not labelled:
-        return None, None
-    count = labelled / effect
-    share = correct / labelled
-    centre = share + _Z**2 / (2 * count)
-    half = _Z * np.sqrt(share * (1 - share) / count + _Z**2 / (4 * count**2))
-    scale = 1 + _Z**2 / count
-    return float(max((centre - half) / scale, 0.0)), float(min((centre + half) / scale, 1.0))

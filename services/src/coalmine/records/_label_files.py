@@ -221,6 +221,9 @@ def _id(value: Any) -> str:
 
 
 def _class(value: Any) -> str:
+    """The name of a class, or its index; of a model that answers with a number, a number."""
+    if isinstance(value, float) and math.isfinite(value) and value != int(value):
+        return repr(value)
     return _short_text(value if isinstance(value, str) else _whole(value), _MAX_LABEL)
 
 

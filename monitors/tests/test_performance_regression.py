@@ -1,0 +1,66 @@
+"""A model that answers with a number: its errors, from records and labels over HTTP."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+
+from coalmine.modeldir import ModelCard, write_card
+from coalmine.records import BatchId, InferenceRecord, Label, record_batch
+from coalmine_monitors import create_performance_app
+
+CARD = ModelCard.model_validate(
+    {
+        "name": "demo",
+        "inputs": [{"name": "x", "datatype": "FP32", "shape": [-1, 1], "columns": [{"name": "x"}]}],
+        "outputs": [
+            {"name": "y", "datatype": "FP32", "shape": [-1, 1], "columns": [{"name": "y"}]}
+        ],
+    }
+)
+
+
+async def test_errors_of_numbers_with_late_wrong_and_corrected_labels(
+    world: Any, make_service: Any, run_app: Any
+) -> None:
+    (world.models / "1").mkdir(parents=True)
+    write_card(world.models / "1", CARD)
+    answer = world.rng.standard_normal((100, 8, 1)).astype(np.float32)
+    truth = answer[:, :, 0].astype(float) + 0.5 + world.rng.standard_normal((100, 8))
+    records = [
+        InferenceRecord(f"n{index}", world.now + index / 100, "v2", 900, {"x": rows}, {"y": rows})
+        for index, rows in enumerate(answer)
+    ]
+    batch = record_batch(records, card=CARD, model_version="1", arm="stable")
+    world.log.append(batch, batch_id=BatchId("stable", 1, 800))
+    world.log.put_labels(
+        [
+            Label(f"n{index}", str(value), world.now + 60, row)
+            for index, values in enumerate(truth)
+            for row, value in enumerate(values)
+        ]
+    )
+    app = create_performance_app(
+        make_service(), log=world.log, state=world.root / "performance.db", models=world.models
+    )
+    async with run_app(app) as client:
+        await client.settled("/v1/performance")
+        world.log.put_labels(
+            [Label("n0", "broken", world.now + 70, 0), Label("n1", "7.25", world.now + 70, 0)]
+        )
+        shown = await client.settled("/v1/performance")
+        evidence = await client.json("/v1/evidence")
+        text = (await client.get("/metrics")).text
+    truth[1, 0] = 7.25
+    error = (answer[:, :, 0] - truth).reshape(-1)[1:]
+    assert (shown["task"], shown["version"], shown["problem"]) == ("regression", "1", None)
+    (window,) = [window for window in shown["windows"] if window["labelled"]]
+    assert (window["labelled"], window["accuracy"]) == (799, None)
+    found = {name: measured["value"] for name, measured in window["metrics"].items()}
+    assert found["mae"] == pytest.approx(abs(error).mean())
+    assert found["rmse"] == pytest.approx(np.sqrt((error**2).mean()))
+    assert found["bias"] == pytest.approx(error.mean())
+    assert 'kind="realised",metric="rmse"' in text
+    assert sum(block["labelled"] for block in evidence["blocks"]) == 0, "no accuracy to compare"
