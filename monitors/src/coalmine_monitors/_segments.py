@@ -17,11 +17,13 @@ from coalmine.modeldir import Column
 from coalmine.spec import SegmentColumnSpec
 from coalmine_monitors._rows import matrix
 
-__all__ = ["MAX_SEGMENTS", "OTHER", "segment_indices", "segment_names"]
+__all__ = ["MAX_SEGMENTS", "OTHER", "segment_indices", "segment_names", "segment_places"]
 
 #: Segments of one feature; categories beyond these are one, `OTHER`.
 MAX_SEGMENTS = 20
 OTHER = "__other__"
+
+Floats = NDArray[np.float64]
 
 
 def segment_names(spec: SegmentColumnSpec, categories: Sequence[str] | None) -> tuple[str, ...]:
@@ -63,15 +65,20 @@ def segment_indices(
             type="categorical" if categories else "numeric",
             categories=categories,
         )
-        values = matrix(rows, (column,))[:, 0]
-        known = np.isfinite(values)
-        if spec.edges:
-            place = np.searchsorted(np.array(spec.edges), values, side="right")
-        else:
-            known &= (values >= 0) & (values < len(categories or ()))
-            place = np.minimum(np.where(known, values, 0).astype(np.int64), len(names) - 1)
-        found.append((names, np.where(known, place, -1).astype(np.int64)))
+        found.append((names, segment_places(spec, column, matrix(rows, (column,))[:, 0])))
     return found
+
+
+def segment_places(spec: SegmentColumnSpec, column: Column, values: Floats) -> NDArray[np.int64]:
+    """Which of `segment_names` [rows] the rows with these values are in, -1 of none."""
+    known = np.isfinite(values)
+    if spec.edges:
+        place = np.searchsorted(np.array(spec.edges), values, side="right")
+    else:
+        names = segment_names(spec, column.categories)
+        known &= (values >= 0) & (values < len(column.categories or ()))
+        place = np.minimum(np.where(known, values, 0).astype(np.int64), len(names) - 1)
+    return np.where(known, place, -1).astype(np.int64)
 
 
 def _categories(field: pa.Field) -> tuple[str, ...] | None:

@@ -50,10 +50,6 @@ class Detector(Protocol):
         """What `update` takes, in order."""
 
     @property
-    def room(self) -> int:
-        """Rows until the present window is full."""
-
-    @property
     def windows(self) -> int:
         """Windows judged so far."""
 
@@ -65,8 +61,14 @@ class Detector(Protocol):
     def report(self) -> Mapping[str, Any]:
         """Numbers of the last judged window, to be looked at."""
 
+    def fits(self, at: Floats) -> int:
+        """How many of the rows to come, at record times [n], one `update` takes: at least one."""
+
     def update(self, rows: Floats, at: Floats) -> None:
-        """Take at most `room` rows [n, columns], NaN where missing, with their record times [n]."""
+        """Take rows [n, columns], NaN where missing, with their record times [n]; those that fit.
+
+        At most one window is judged.
+        """
 
     def state(self) -> dict[str, Any]:
         """Everything that `restore` needs, for JSON."""
@@ -236,7 +238,7 @@ class WindowMonitor:
         rows, at = matrix(batch, self._detector.columns), times(batch)
         start = 0
         while start < len(rows):
-            end = start + self._detector.room
+            end = start + self._detector.fits(at[start:])
             judged = self._detector.windows
             self._detector.update(rows[start:end], at[start:end])
             start = end

@@ -29,6 +29,17 @@ class AffectedFeature(BaseModel):
     threshold: float
     direction: Literal["up", "down", "other"] = "other"
     sensor: str | None = None
+    contribution: float | None = None
+    """Its share of what all named features moved, each by its threshold."""
+
+    shift: float | None = None
+    """How far its mean is away, in standard deviations of the reference."""
+
+    onset_at: float | None = None
+    """Since when, as far as the evidence reaches back."""
+
+    segments: tuple[str, ...] = ()
+    """Where, as `column=value`; empty if everywhere, or if nobody knows yet."""
 
 
 class Incident(BaseModel):

@@ -90,6 +90,27 @@ class Baseline:
         """Standard deviation [streams] of the statistics from window to window."""
         return np.asarray(np.sqrt(self.squares / (self.windows - 1)))
 
+    def to_dict(self) -> dict[str, Any]:
+        """For JSON."""
+        return {
+            "windows": self.windows,
+            "mean": self.mean.tolist(),
+            "squares": self.squares.tolist(),
+            "correlation": self.correlation.tolist(),
+            "two_sided": self.two_sided.tolist(),
+        }
+
+    @classmethod
+    def from_dict(cls, saved: Mapping[str, Any]) -> Baseline:
+        """The baseline that gave `saved`."""
+        return cls(
+            windows=int(saved["windows"]),
+            mean=np.array(saved["mean"], dtype=np.float64),
+            squares=np.array(saved["squares"], dtype=np.float64),
+            correlation=np.array(saved["correlation"], dtype=np.float64),
+            two_sided=np.array(saved["two_sided"], dtype=np.bool_),
+        )
+
     def size(self, most: int) -> Floats:
         """The effective sizes [most, streams] of comparing the mean of 1, 2, ... windows with ours.
 
@@ -125,7 +146,7 @@ class ShiftDetector:
     >>> for _ in range(3):
     ...     detector.update(np.array([5.0, 0.3]))
     >>> detector.alarm, detector.began.tolist(), bool(detector.evidence[1] < 1)
-    (True, [0, 0], True)
+    (True, [0, 2], True)
     """
 
     def __init__(self, baseline: Baseline, *, run_length: float) -> None:
@@ -134,47 +155,83 @@ class ShiftDetector:
         self._baseline = baseline
         self._counts = np.arange(1, LOOK_BACK + 1, dtype=np.float64)[:, None]
         self._size = baseline.size(LOOK_BACK)
+        self._wider = [1 + self._size * scale**2 for scale in SIZES]
         self._recent: Floats = np.zeros((LOOK_BACK, streams))
         self._length: Counts = np.zeros(streams, dtype=np.int64)
-        #: Evidence of each stream.
-        self.evidence: Floats = np.ones(streams)
-        #: Index of the update with which each stream's mean most probably changed, if it did.
-        self.began: Counts = np.zeros(streams, dtype=np.int64)
+        self._found: tuple[Floats, Counts] | None = None
         self.updates = 0
 
     def update(self, values: Floats) -> None:
         """Take the next value of each stream; a stream without one (NaN) begins anew."""
         known = ~np.isnan(values)
-        self._recent = np.vstack([np.where(known, values, 0.0)[None], self._recent[:-1]])
+        self._recent[1:] = self._recent[:-1]
+        self._recent[0] = np.where(known, values, 0.0)
         self._length = np.where(known, np.minimum(self._length + 1, LOOK_BACK), 0)
         self.updates += 1
-        factors = self._factors()
-        best = np.argmax(factors, axis=0)
-        self.evidence = np.where(self._length > 0, factors.max(axis=0), 1.0)
-        self.began = self.updates - 1 - best
+        self._found = None
 
     def forget(self) -> None:
         """Begin anew, as if nothing had been seen."""
         self._length = np.zeros_like(self._length)
-        self.evidence = np.ones_like(self.evidence)
-        self.began = np.full_like(self.began, self.updates)
+        self._found = None
+
+    @property
+    def evidence(self) -> Floats:
+        """Evidence of each stream."""
+        return self._best[0]
+
+    @property
+    def began(self) -> Counts:
+        """Index of the update with which each stream's mean most probably changed, if it did."""
+        return self._best[1]
+
+    @property
+    def _best(self) -> tuple[Floats, Counts]:
+        # Computed when it is asked for: most windows are over once `bound` is known.
+        if self._found is None:
+            factors = self._factors()
+            evidence = np.where(self._length > 0, factors.max(axis=0), 1.0)
+            began = self.updates - np.where(self._length > 0, 1 + np.argmax(factors, axis=0), 0)
+            self._found = evidence, began
+        return self._found
+
+    def _squared(self) -> Floats:
+        """Squared t of the latest 1, 2, ... windows, by the degrees of freedom; 0 without so many.
+
+        [LOOK_BACK, streams].
+        """
+        base, count = self._baseline, self._counts
+        mean = np.cumsum(self._recent, axis=0)
+        within = np.cumsum(np.square(self._recent), axis=0)
+        mean /= count
+        within -= count * np.square(mean)
+        np.maximum(within, 0.0, out=within)
+        within += base.squares
+        away = mean - base.mean
+        squared = np.square(away)
+        squared *= self._size
+        squared /= np.maximum(within, 1e-300)
+        seen = (base.two_sided | (away > 0)) & (count <= self._length)
+        return np.asarray(np.where(seen, squared, -1.0))
 
     def _factors(self) -> Floats:
         """Bayes factors [LOOK_BACK, streams] of the latest 1, 2, ... windows; 0 without so many."""
-        base, count, size = self._baseline, self._counts, self._size
-        mean = np.cumsum(self._recent, axis=0) / count
-        within = np.maximum(np.cumsum(self._recent**2, axis=0) - count * mean**2, 0.0)
-        degrees = base.windows + count - 2
-        variance = (base.squares + within) / degrees
-        squared = size * (mean - base.mean) ** 2 / np.maximum(variance, 1e-300)
-        factors = np.zeros_like(mean)
-        for scale in SIZES:
-            wider = 1 + size * scale**2
-            gain = np.log1p(squared / degrees) - np.log1p(squared / (degrees * wider))
-            log = (degrees + 1) / 2 * gain - np.log(wider) / 2
+        squared = self._squared()
+        half = (self._baseline.windows + self._counts - 1) / 2
+        seen, squared = squared >= 0, np.maximum(squared, 0.0)
+        full = np.log1p(squared)
+        factors = np.zeros_like(squared)
+        for wider in self._wider:
+            log = half * (full - np.log1p(squared / wider)) - np.log(wider) / 2
             factors += np.exp(np.minimum(log, 600.0)) / len(SIZES)
-        factors = np.where(base.two_sided | (mean > base.mean), factors, 0.0)
-        return np.asarray(np.where(count <= self._length, factors, 0.0))
+        return np.asarray(np.where(seen, factors, 0.0))
+
+    @property
+    def bound(self) -> float:
+        """What no stream's evidence exceeds: that of the size of shift which fits best."""
+        best = np.log1p(np.maximum(self._squared().max(axis=1, initial=0.0), 0.0))
+        log = (self._baseline.windows + self._counts[:, 0] - 1) / 2 * best
+        return float(np.exp(min(float(log.max()), 600.0)))
 
     @property
     def combined(self) -> float:
@@ -184,6 +241,8 @@ class ShiftDetector:
     @property
     def alarm(self) -> bool:
         """Whether the evidence suffices."""
+        if self._found is None and self.bound < self.run_length:
+            return False
         return self.combined >= self.run_length
 
     def state(self) -> dict[str, Any]:
@@ -191,8 +250,6 @@ class ShiftDetector:
         return {
             "recent": self._recent.tolist(),
             "length": self._length.tolist(),
-            "evidence": self.evidence.tolist(),
-            "began": self.began.tolist(),
             "updates": self.updates,
         }
 
@@ -200,6 +257,5 @@ class ShiftDetector:
         """Become the detector that gave `state`."""
         self._recent = np.array(state["recent"], dtype=np.float64)
         self._length = np.array(state["length"], dtype=np.int64)
-        self.evidence = np.array(state["evidence"], dtype=np.float64)
-        self.began = np.array(state["began"], dtype=np.int64)
         self.updates = int(state["updates"])
+        self._found = None

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
+import logging
 import math
-from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated, Any
 
 from fastapi import FastAPI, Query
-from prometheus_client.core import Metric
 
 from coalmine.clock import SYSTEM_CLOCK, Clock
 from coalmine.modeldir import Column, ModelCard
@@ -16,14 +15,16 @@ from coalmine.records import RecordLog
 from coalmine.spec import ServiceSpec
 from coalmine_monitors._catalog import Catalog, Deployed
 from coalmine_monitors._errors import UnusableReferenceError
-from coalmine_monitors._metrics import capped, gauge
 from coalmine_monitors._state import StateStore
 from coalmine_monitors._web import monitor_app
 from coalmine_monitors._windows import Detector, WindowMonitor
+from coalmine_monitors.drift._build import build_reference, build_segments
 from coalmine_monitors.drift._detector import DriftDetector
-from coalmine_monitors.drift._reference import build_reference
+from coalmine_monitors.drift._metrics import drift_metrics
 
-__all__ = ["create_drift_app", "watched_columns"]
+__all__ = ["build_detector", "create_drift_app", "watched_columns"]
+
+_log = logging.getLogger(__name__)
 
 
 def create_drift_app(
@@ -41,19 +42,14 @@ def create_drift_app(
     """
     spec = service.monitors.drift
     store = StateStore(state)
+    warnings: dict[str, tuple[str, ...]] = {}
 
     def build(deployed: Deployed) -> Detector:
-        if deployed.card is None or deployed.reference is None:
-            raise UnusableReferenceError("there is no reference.parquet")
-        reference = build_reference(
-            deployed.reference,
-            watched_columns(deployed.card, service),
-            window_rows=spec.window_rows,
-            min_effect=spec.min_effect,
-        )
-        return DriftDetector(
-            reference, window_rows=spec.window_rows, run_length=spec.expected_run_length
-        )
+        detector = build_detector(deployed, service)
+        for warning in detector.warnings:
+            _log.warning("drift: version %s: %s", deployed.version, warning)
+        warnings[deployed.version] = detector.warnings
+        return detector
 
     monitor = WindowMonitor(
         "drift",
@@ -63,7 +59,7 @@ def create_drift_app(
         catalog=Catalog(models, clock=clock),
         clock=clock,
         build=build,
-        shown=lambda version, detector: _metrics(service.name, version, detector),
+        shown=lambda version, detector: drift_metrics(service.name, version, detector),
     )
     app = monitor_app(monitor, store=store, title="drift monitor")
 
@@ -78,11 +74,49 @@ def create_drift_app(
             "windows": store.history(limit=limit, version=version, since=since, until=until),
             "evaluated_to": monitor.evaluated_to,
             "window_rows": spec.window_rows,
+            "window_seconds": spec.window,
             "expected_run_length": spec.expected_run_length,
             "min_effect": spec.min_effect,
+            "warnings": dict(warnings),
         }
 
     return app
+
+
+def build_detector(deployed: Deployed, service: ServiceSpec) -> DriftDetector:
+    """The detector of a version; UnusableReferenceError if there is nothing to compare with."""
+    if deployed.card is None or deployed.reference is None:
+        raise UnusableReferenceError("there is no reference.parquet")
+    spec, card = service.monitors.drift, deployed.card
+    columns = watched_columns(card, service)
+    calibration: dict[str, Any] = {
+        "window_rows": spec.window_rows,
+        "min_effect": spec.min_effect,
+        "seconds": spec.window,
+        "statistics": spec.statistics,
+        "season": spec.season,
+    }
+    reference = build_reference(deployed.reference, columns, **calibration)
+    known = {column.name: column for column in (*card.feature_columns(), *card.output_columns())}
+    by = []
+    for segment in service.monitors.segments:
+        if segment.feature not in known:
+            raise UnusableReferenceError(
+                f"monitors.segments: the model has no column {segment.feature!r}"
+            )
+        by.append((segment, known[segment.feature]))
+    alone = spec.reference.by
+    chosen = [pair for pair in by if alone in (None, pair[0].feature)]
+    segments = build_segments(
+        deployed.reference, columns, chosen, alone=alone is not None, **calibration
+    )
+    return DriftDetector(
+        reference,
+        window_rows=spec.window_rows,
+        seconds=spec.window,
+        run_length=spec.expected_run_length,
+        segments=segments,
+    )
 
 
 def watched_columns(card: ModelCard, service: ServiceSpec) -> tuple[Column, ...]:
@@ -96,36 +130,3 @@ def watched_columns(card: ModelCard, service: ServiceSpec) -> tuple[Column, ...]
     outputs = card.output_columns()
     classes = tuple(column for column in outputs if column.type == "categorical")
     return features + (classes or outputs)
-
-
-def _metrics(model: str, version: str, detector: Detector) -> Iterable[Metric]:
-    features = detector.report.get("features")
-    if not features:
-        return
-    labels = ("model_name", "revision", "monitor", "feature")
-    names = [column.name for column in detector.columns]
-    for key, name, text in (
-        ("score", "coalmine_drift_score", "Population stability index less its bias, last window."),
-        ("threshold", "coalmine_drift_threshold", "Score that counts as an effect."),
-        ("log_evidence", "coalmine_evidence_log", "Natural logarithm of the evidence for drift."),
-    ):
-        values = {feature: numbers[key] for feature, numbers in features.items()}
-        samples = [
-            ((model, version, "drift", feature), value) for feature, value in capped(names, values)
-        ]
-        if key == "log_evidence":
-            samples.append(((model, version, "drift", ""), detector.report["log_evidence"]))
-        yield gauge(name, text, labels=labels, samples=samples)
-    here = (model, version, "drift")
-    yield gauge(
-        "coalmine_evidence_log_threshold",
-        "Natural logarithm of the evidence that an incident takes.",
-        labels=labels[:3],
-        samples=[(here, detector.report["log_evidence_threshold"])],
-    )
-    yield gauge(
-        "coalmine_expected_run_length_windows",
-        "Windows between two false alarms, at least.",
-        labels=labels[:3],
-        samples=[(here, math.exp(detector.report["log_evidence_threshold"]))],
-    )

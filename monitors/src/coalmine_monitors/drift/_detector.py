@@ -1,31 +1,36 @@
-"""Drift of the features and predictions of one model version."""
+"""Drift of the features and predictions of one model version, in all its rows and in segments."""
 
 from __future__ import annotations
 
-import math
+import logging
 from collections.abc import Mapping
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from coalmine.incidents import AffectedFeature
 from coalmine.modeldir import Column
 from coalmine_monitors._incidents import Finding
-from coalmine_monitors.detectors import LOOK_BACK, ShiftDetector, e_benjamini_hochberg
-from coalmine_monitors.drift._reference import Reference, streams
-from coalmine_monitors.drift._statistics import location_shift, psi
+from coalmine_monitors.detectors import e_benjamini_hochberg
+from coalmine_monitors.drift._population import Population
+from coalmine_monitors.drift._reference import Reference
+from coalmine_monitors.drift._segments import Segments
+from coalmine_monitors.drift._tumbling import Tumbling
+from coalmine_monitors.drift._verdict import Blame, found, reported
 
 __all__ = ["DriftDetector"]
 
-#: Windows over which an effect is averaged.
-RECENT = 4
 #: Windows in a row without an effect that end an incident.
 CALM = 3
 #: Share of the features named in an incident that may be named wrongly.
 FALSE_NAMES = 0.1
-#: Shifts below this many spreads of the reference's windows have no direction.
-_DIRECTED = 2.0
+#: Part of the evidence that all rows together make; the segments share the rest. Half, so that
+#: watching segments costs a shift of everything no more than a factor of two.
+_WHOLE = 0.5
+#: Windows of its own that a segment may be late before it counts as gone.
+_LATE = 5
+
+_log = logging.getLogger(__name__)
 
 Floats = NDArray[np.float64]
 
@@ -33,211 +38,201 @@ Floats = NDArray[np.float64]
 class DriftDetector:
     """Tumbling windows against the reference: evidence AND effect, feature by feature.
 
-    Each window gives every feature two numbers: its PSI (any change of shape) and, if it is
-    numeric, its location (sensitive to a shift in the mean). `ShiftDetector` gathers the evidence
-    that they are others than on the reference. An alarm needs its threshold, and a feature whose
-    evidence is significant by e-BH and whose PSI, less the bias it has on the reference, exceeds
-    `reference.threshold` on average over its windows of evidence. It lasts until no feature it
-    named has half that effect, `CALM` windows in a row.
+    Each window gives every feature some numbers: by default its PSI (any change of shape) and, if
+    it is numeric, its location (sensitive to a shift in the mean). `ShiftDetector` gathers the
+    evidence that they are others than on the reference. An alarm needs its threshold, and a feature
+    whose evidence is significant by e-BH and whose PSI, less the bias it has on the reference,
+    exceeds `reference.threshold` on average over its windows of evidence. It lasts until no feature
+    it named has half that effect, `CALM` windows in a row.
+
+    Every segment has windows, evidence and effects of its own. All evidence is averaged, with
+    weights, into one that is held against one threshold, when a window of all rows ends: while
+    nothing happens it grows by no more than 1 in such a window, since each column's segments have
+    together as many rows. So the declared run length holds with segments as without.
     """
 
-    def __init__(self, reference: Reference, *, window_rows: int, run_length: int) -> None:
-        count = len(reference.columns)
+    def __init__(
+        self,
+        reference: Reference,
+        *,
+        window_rows: int,
+        run_length: int,
+        seconds: float | None = None,
+        segments: Segments | None = None,
+    ) -> None:
         self._reference = reference
-        self._window_rows = window_rows
+        self._tumbling = Tumbling(window_rows, seconds)
         self._run_length = run_length
-        self._counts = reference.histograms.empty()
-        self._rows = 0
-        self._span = (math.inf, -math.inf)
-        self._starts: list[float] = []
-        self._effects: Floats = np.zeros((RECENT, count))
-        self._blamed: NDArray[np.bool_] = np.zeros(count, dtype=np.bool_)
+        self._segments = segments or Segments()
+        parts = {"": reference, **(self._segments.references or {})}
+        self._populations = {
+            name: Population(part, tumbling=self._tumbling, run_length=run_length)
+            for name, part in parts.items()
+        }
+        self._weights = self._shares(len(parts) - 1)
+        self._blamed = np.zeros((len(parts), len(reference.names)), dtype=np.bool_)
+        self._idle = np.zeros(len(parts), dtype=np.int64)
         self._calm = 0
-        self._test = ShiftDetector(reference.baseline, run_length=run_length)
-        self._windows = 0
         self.finding: Finding | None = None
-        self.report: Mapping[str, Any] = {}
+        self._verdict: Blame | None = None
+        self._report: Mapping[str, Any] | None = None
+
+    def _shares(self, segments: int) -> Floats:
+        """The weight [populations] of each one's evidence."""
+        whole = 0.0 if self._segments.alone and segments else _WHOLE if segments else 1.0
+        return np.array([whole, *[(1 - whole) / max(segments, 1)] * segments])
 
     @property
     def columns(self) -> tuple[Column, ...]:
-        """The features and predictions watched."""
-        return self._reference.columns
+        """What `update` takes: the features and predictions watched, then what segments need."""
+        return (*self._reference.columns, *self._segments.columns)
 
     @property
-    def room(self) -> int:
-        """Rows until the present window is full."""
-        return self._window_rows - self._rows
+    def watched(self) -> tuple[str, ...]:
+        """What an alarm may name."""
+        return self._reference.names
+
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        """What the reference cannot say."""
+        return self._reference.warnings
+
+    @property
+    def _whole(self) -> Population:
+        return self._populations[""]
 
     @property
     def windows(self) -> int:
-        """Windows judged so far."""
-        return self._windows
+        """Windows of all rows judged so far."""
+        return self._whole.windows
+
+    @property
+    def room(self) -> int:
+        """Rows until the present window is full, if windows end after a number of rows."""
+        return self._tumbling.rows - self._whole.rows
 
     @property
     def score(self) -> Floats:
-        """PSI less its bias [features], averaged over each feature's recent windows of evidence."""
-        lengths = np.clip(self._lasting, 1, RECENT)
-        recent = np.arange(RECENT)[:, None] < lengths[None, :]
-        return np.asarray((self._effects * recent).sum(axis=0) / lengths, dtype=np.float64)
+        """PSI less its bias [names], averaged over each feature's recent windows of evidence."""
+        return self._whole.score
 
     @property
     def threshold(self) -> Floats:
-        """The score that counts as an effect [features]."""
-        return self._reference.threshold
+        """The score that counts as an effect [names]."""
+        return self._whole.threshold
 
     @property
     def evidence(self) -> Floats:
-        """Evidence of each feature [features]: the mean of that of its shape and its location."""
-        shape, location = self._each(self._test.evidence)
-        return np.where(self._reference.numeric, (shape + location) / 2, shape)
-
-    @property
-    def _lasting(self) -> NDArray[np.int64]:
-        """Windows [features] since the change that each feature has most evidence for."""
-        evidence, location_evidence = self._each(self._test.evidence)
-        shape, location = self._each(self._test.updates - self._test.began)
-        by_location = self._reference.numeric & (location_evidence > evidence)
-        return np.where(by_location, location, shape)
-
-    def _each(self, values: NDArray[Any]) -> tuple[NDArray[Any], NDArray[Any]]:
-        """Streams as two rows of [features]; a feature without a location gets its shape twice."""
-        numeric = self._reference.numeric
-        shape, location = values[: numeric.size], values[: numeric.size].copy()
-        location[numeric] = values[numeric.size :]
-        return shape, location
+        """Evidence of each feature [names], in all rows."""
+        return self._whole.evidence
 
     @property
     def detected(self) -> bool:
         """Whether there is drift, hysteresis included."""
         return bool(self._blamed.any())
 
+    def fits(self, at: Floats) -> int:
+        """How many of the rows to come, at record times [n], lie in one window."""
+        return self._whole.fits(at)
+
     def update(self, rows: Floats, at: Floats) -> None:
-        """Take at most `room` rows [n, columns], NaN where missing, with their record times [n]."""
+        """Take rows [n, columns], NaN where missing, with their record times [n].
+
+        At most as many as `fits`. A window by time is judged when the first row beyond it comes.
+        """
         if not len(rows):
             return
-        self._counts = self._counts + self._reference.histograms.count(rows)
-        self._rows += len(rows)
-        self._span = (min(self._span[0], float(at.min())), max(self._span[1], float(at.max())))
-        if self._rows >= self._window_rows:
-            self._judge()
+        judged = self._whole.windows
+        watched = rows[:, : len(self._reference.columns)]
+        self._whole.update(watched, at)
+        if self._tumbling.seconds is not None and self._whole.windows > judged:
+            self._conclude()  # before the rows of the next window reach the segments
+            judged = self._whole.windows
+        for name, mine in self._segments.parts(rows):
+            population = self._populations[name]
+            before = population.windows
+            population.update(watched[mine], at[mine])
+            if population.windows > before:
+                self._idle[list(self._populations).index(name)] = 0
+        if self._whole.windows > judged:
+            self._conclude()
 
-    def _judge(self) -> None:
-        reference = self._reference
-        scores = psi(self._counts, reference.counts, valid=reference.histograms.valid)
-        shift = location_shift(self._counts, reference.scores)
-        # With most values missing there is nothing to compare; that is the quality monitor's
-        # affair.
-        judged = self._counts.sum(axis=-1) >= self._window_rows / 2
-        shape, location = (np.where(judged, values, np.nan) for values in (np.cbrt(scores), shift))
-        self._test.update(streams(shape, location, numeric=reference.numeric))
-        self._windows += 1
-        start, end = self._span
-        self._starts = [start, *self._starts[: LOOK_BACK - 1]]
-        effect = np.where(judged, scores - reference.bias, 0.0)
-        self._effects = np.vstack([effect[None], self._effects[:-1]])
+    def _conclude(self) -> None:
+        self._idle += 1
+        self._idle[0] = 0
         self._blame()
-        self._counts = reference.histograms.empty()
-        self._rows, self._span = 0, (math.inf, -math.inf)
-        self._conclude(effect, shift, start=start, end=end)
+        self._verdict = Blame(
+            populations=self._populations,
+            weights=self._weights,
+            blamed=self._blamed.copy(),
+            segments=self._segments,
+            run_length=self._run_length,
+        )
+        calm = Finding(detected=False, end=self._verdict.end)
+        self.finding = found(self._verdict) if self.detected else calm
+        # Segments go on while the last window is looked at; all rows together do not.
+        self._report = reported(self._verdict) if self._segments.references else None
+
+    def _alarm(self) -> bool:
+        tests = [population.test for population in self._populations.values()]
+        # No evidence exceeds its bound, which costs less to know.
+        if self._weights @ [test.bound for test in tests] < self._run_length:
+            return False
+        return bool(self._weights @ [test.combined for test in tests] >= self._run_length)
 
     def _blame(self) -> None:
-        """Decide which features drift: those named by an alarm, until they are calm."""
-        named = e_benjamini_hochberg(self.evidence, level=FALSE_NAMES)
-        named &= self.score >= self.threshold
-        if self._test.alarm and named.any():
-            self._blamed = self._blamed | named
+        """Decide what drifts where: what an alarm names, until it is calm."""
+        parts = list(self._populations.values())
+        if self._alarm():
+            evidence = np.array([part.evidence for part in parts]) * self._weights[:, None]
+            named = e_benjamini_hochberg(evidence.ravel() * len(parts), level=FALSE_NAMES)
+            large = np.array([part.score >= part.threshold for part in parts])
+            self._blamed = self._blamed | (named.reshape(large.shape) & large)
         if not self.detected:
             return
-        calm = self._effects.mean(axis=0) < self.threshold / 2
+        calm = np.array([part.calm for part in parts])
+        # A segment that sends nothing any more is not drifting.
+        usual = parts[0].reference.rows / np.array([part.reference.rows for part in parts])
+        calm |= (self._idle > _LATE * np.ceil(usual))[:, None]
         self._calm = self._calm + 1 if calm[self._blamed].all() else 0
         if self._calm >= CALM:
             # The world is as the reference again: what was learnt before does not count any more.
             self._blamed = np.zeros_like(self._blamed)
             self._calm = 0
-            self._test.forget()
+            for part in parts:
+                part.test.forget()
 
-    def _conclude(self, effect: Floats, shift: Floats, *, start: float, end: float) -> None:
-        combined, evidence = _log(self._test.combined), self.evidence
-        self.report = {
-            "start": start,
-            "end": end,
-            "log_evidence": combined,
-            "log_evidence_threshold": math.log(self._run_length),
-            "detected": self.detected,
-            "features": {
-                column.name: {
-                    "score": round(float(effect[index]), 6),
-                    "threshold": round(float(self.threshold[index]), 6),
-                    "log_evidence": round(_log(float(evidence[index])), 6),
-                    "shift": round(float(shift[index]), 6),
-                }
-                for index, column in enumerate(self.columns)
-            },
-        }
-        if not self.detected:
-            self.finding = Finding(detected=False, end=end)
-            return
-        ranked = [index for index in np.argsort(-self.score, kind="stable") if self._blamed[index]]
-        features = tuple(self._affected(index, shift) for index in ranked)
-        names = ", ".join(feature.name for feature in features)
-        strongest = int(np.argmax(np.where(self._blamed, self.evidence, -1.0)))
-        self.finding = Finding(
-            detected=True,
-            end=end,
-            onset=self._starts[max(int(self._lasting[strongest]), 1) - 1],
-            summary=f"{names} moved away from the training data",
-            features=features,
-            evidence={
-                "log_evidence": combined,
-                "log_evidence_threshold": math.log(self._run_length),
-                "expected_run_length": self._run_length,
-                "window": self._windows,
-            },
-        )
-
-    def _affected(self, index: int, shift: Floats) -> AffectedFeature:
-        baseline = self._reference.baseline
-        _, usual = self._each(baseline.mean)
-        _, spread = self._each(baseline.spread)
-        direction: Literal["up", "down", "other"] = "other"
-        distance = (shift[index] - usual[index]) / spread[index]
-        if self._reference.numeric[index] and abs(distance) >= _DIRECTED:
-            direction = "up" if distance > 0 else "down"
-        return AffectedFeature(
-            name=self.columns[index].name,
-            statistic="psi",
-            score=float(self.score[index]),
-            threshold=float(self.threshold[index]),
-            direction=direction,
-        )
+    @property
+    def report(self) -> Mapping[str, Any]:
+        """Numbers of the last judged window, to be looked at; none after a restart."""
+        if self._report is None:
+            self._report = {} if self._verdict is None else reported(self._verdict)
+        return self._report
 
     def state(self) -> dict[str, Any]:
         """Everything that `restore` needs, for JSON."""
         return {
-            "counts": self._counts.tolist(),
-            "rows": self._rows,
-            "span": list(self._span),
-            "starts": list(self._starts),
-            "effects": self._effects.tolist(),
+            "layout": self._layout,
+            "populations": {name: part.state() for name, part in self._populations.items()},
             "blamed": self._blamed.tolist(),
+            "idle": self._idle.tolist(),
             "calm": self._calm,
-            "test": self._test.state(),
-            "windows": self._windows,
         }
 
+    @property
+    def _layout(self) -> list[Any]:
+        """What a state is only good for."""
+        watched = self._reference.watched
+        names = list(self._reference.names)
+        return [names, list(watched.statistics), list(self._populations), self._reference.rows]
+
     def restore(self, state: Mapping[str, Any]) -> None:
-        """Become the detector that gave `state`."""
-        self._counts = np.array(state["counts"], dtype=np.int64)
-        self._rows = int(state["rows"])
-        self._span = (float(state["span"][0]), float(state["span"][1]))
-        self._starts = [float(start) for start in state["starts"]]
-        self._effects = np.array(state["effects"], dtype=np.float64)
+        """Become the detector that gave `state`; one of other settings has nothing to say to us."""
+        if state.get("layout") != self._layout:
+            _log.warning("drift: other settings or another reference: evidence begins anew")
+            return
+        for name, part in self._populations.items():
+            part.restore(state["populations"][name])
         self._blamed = np.array(state["blamed"], dtype=np.bool_)
+        self._idle = np.array(state["idle"], dtype=np.int64)
         self._calm = int(state["calm"])
-        self._test.restore(state["test"])
-        self._windows = int(state["windows"])
-
-
-def _log(evidence: float) -> float:
-    """Finite, so that it can be shown: of a shape that is as usual there is no evidence at all."""
-    return math.log(max(evidence, 1e-9))

@@ -1,123 +1,254 @@
-"""The reference of a model version, cut into contiguous windows that say what is usual."""
+"""The reference of a model version: what a window is compared with, and what is usual."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any
 
 import numpy as np
-import pyarrow as pa
 from numpy.typing import NDArray
 
 from coalmine.modeldir import Column
 from coalmine_monitors._errors import UnusableReferenceError
-from coalmine_monitors._rows import matrix
 from coalmine_monitors.detectors import Baseline
-from coalmine_monitors.drift._statistics import (
-    location_scores,
-    location_shift,
-    null_location,
-    null_psi,
-    psi,
-)
-from coalmine_monitors.sketches import Histograms, category_edges, numeric_edges
+from coalmine_monitors.drift._season import Season
+from coalmine_monitors.drift._statistics import DISTANCES, LOCATION, Against, location_shift
+from coalmine_monitors.drift._streams import Extension
+from coalmine_monitors.sketches import Histograms, Quantiles, pooled
 
-__all__ = ["MIN_WINDOWS", "Reference", "build_reference", "streams"]
+__all__ = ["Reference", "Usual", "Watched"]
 
-#: Fewer contiguous windows than this say nothing about what is usual.
-MIN_WINDOWS = 10
-#: A feature's own swings on the reference, up to this quantile of its windows, are no effect.
-SWING = 0.95
+_FORMAT = 1
 
 Floats = NDArray[np.float64]
 Counts = NDArray[np.int64]
 
 
 @dataclass(frozen=True)
+class Watched:
+    """Which statistics of which columns evidence is gathered of: the streams, in this order."""
+
+    columns: tuple[Column, ...]
+    statistics: tuple[str, ...]
+
+    @cached_property
+    def numeric(self) -> NDArray[np.bool_]:
+        """Which columns have a location [features]."""
+        return np.array([column.type == "numeric" for column in self.columns])
+
+    def features(self, statistic: str) -> NDArray[np.intp]:
+        """The columns that have a statistic."""
+        return self._features[statistic]
+
+    @cached_property
+    def _features(self) -> dict[str, NDArray[np.intp]]:
+        types = {name: statistic.types for name, statistic in DISTANCES.items()}
+        return {
+            name: np.flatnonzero([column.type in known for column in self.columns])
+            for name, known in {**types, LOCATION: ("numeric",)}.items()
+        }
+
+    @property
+    def owners(self) -> NDArray[np.intp]:
+        """The column [streams] that each stream is of."""
+        return np.concatenate([self.features(statistic) for statistic in self.statistics])
+
+    def row(self, values: Mapping[str, Floats]) -> Floats:
+        """Values [..., features] of each statistic as streams [..., streams]."""
+        return np.concatenate(
+            [values[name][..., self.features(name)] for name in self.statistics], axis=-1
+        )
+
+    def streams(
+        self, fine: Counts, coarse: Counts, to: Against, *, psi: Floats | None = None
+    ) -> Floats:
+        """The streams [..., streams] of windows, made nearly normal; `psi` if it is known."""
+        values = {}
+        for name in self.statistics:
+            if name == LOCATION:
+                values[name] = location_shift(coarse, to.scores)
+                continue
+            statistic = DISTANCES[name]
+            known = psi if name == "psi" else None
+            values[name] = statistic.transform(
+                statistic.compute(fine, coarse, to) if known is None else known
+            )
+        return self.row(values)
+
+
+@dataclass(frozen=True)
+class Usual:
+    """What a statistic is on the reference's windows. Arrays are [features]."""
+
+    bias: Floats
+    """Its mean while nothing happens."""
+
+    threshold: Floats
+    """What it exceeds, less the bias, in one window of twenty of the reference."""
+
+
+@dataclass(frozen=True)
 class Reference:
     """What `DriftDetector` compares with. Arrays are [features] or [features, bins]."""
 
-    columns: tuple[Column, ...]
+    watched: Watched
+    window_rows: int
     histograms: Histograms
-    counts: Counts
-    scores: Floats
+    bins: Histograms
+    """The coarse ones, of PSI: some of the edges of `histograms`."""
+
+    parts: tuple[Against, ...]
+    """One for each phase of the season."""
+
     baseline: Baseline
-    """Of the cube root of PSI of every feature, then of the location shift of the numeric ones."""
+    """Of the streams, then of the extension's."""
 
-    bias: Floats
-    """Mean PSI of a window on which nothing happened."""
-
-    threshold: Floats
+    usual: Mapping[str, Usual]
+    min_effect: float
     """Smallest PSI, less its bias, that counts as an effect."""
+
+    location: tuple[Floats, Floats]
+    """Mean and spread of the location shift from window to window."""
+
+    centres: Floats
+    """Mean value of each fine bin."""
+
+    mean: Floats
+    deviation: Floats
+    correlation: Floats
+    """Of the columns' ranks [features, features]: how they hang together."""
+
+    rows: int
+    missing: Floats
+    """Share of missing values."""
+
+    quantiles: tuple[Quantiles | None, ...]
+    """Of the numeric columns."""
+
+    season: Season = Season(0.0)
+    warnings: tuple[str, ...] = ()
+    extension: Extension | None = field(default=None, compare=False)
+
+    @property
+    def columns(self) -> tuple[Column, ...]:
+        """What is watched: features, then predictions."""
+        return self.watched.columns
 
     @property
     def numeric(self) -> NDArray[np.bool_]:
-        """Which features have a location."""
-        return _numeric(self.columns)
+        """Which columns have a location."""
+        return self.watched.numeric
 
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Of what an alarm may be about: the columns, then the extension's streams."""
+        extra = self.extension.names if self.extension else ()
+        return (*(column.name for column in self.columns), *extra)
 
-def streams(shape: Floats, location: Floats, *, numeric: NDArray[np.bool_]) -> Floats:
-    """What is watched [..., streams]: the shape of every feature, the location of numeric ones."""
-    return np.concatenate([shape, location[..., numeric]], axis=-1)
+    @property
+    def threshold(self) -> Floats:
+        """PSI less its bias, or the extension's distance, that counts as an effect [names]."""
+        own = np.maximum(self.usual["psi"].threshold, self.min_effect)
+        return np.concatenate([own, self.extension.threshold]) if self.extension else own
 
+    def against(self, at: float) -> Against | None:
+        """What a window around a time is compared with; None if there is nothing like it."""
+        phase = self.season.phase(at)
+        return None if phase is None else self.parts[phase]
 
-def _numeric(columns: tuple[Column, ...]) -> NDArray[np.bool_]:
-    return np.array([column.type == "numeric" for column in columns])
+    def coarse(self, fine: Counts) -> Counts:
+        """Counts of the bins that PSI is made of."""
+        return pooled(fine, self._places)
 
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "_places", self.histograms.pooling(self.bins))
 
-def build_reference(
-    table: pa.Table, columns: tuple[Column, ...], *, window_rows: int, min_effect: float
-) -> Reference:
-    """Calibrate on a table whose rows are in time order.
+    _places: NDArray[np.intp] = field(init=False, repr=False, compare=False)
 
-    Each contiguous window is compared with the rest of the reference, its two neighbours left out:
-    they are alike, and the traffic to come will be no neighbour. UnusableReferenceError if there
-    are fewer than `MIN_WINDOWS` windows.
-    """
-    windows = table.num_rows // window_rows
-    if windows < MIN_WINDOWS:
-        raise UnusableReferenceError(
-            f"{table.num_rows} rows are {windows} windows of {window_rows}; it takes {MIN_WINDOWS}"
-        )
-    rows = matrix(table, columns)[: windows * window_rows]
-    histograms = Histograms(
-        edges=tuple(
-            category_edges(len(column.categories))
-            if column.categories
-            else numeric_edges(rows[:, index])
-            for index, column in enumerate(columns)
-        )
-    )
-    parts = np.stack([histograms.count(part) for part in np.split(rows, windows)])
-    counts = parts.sum(axis=0)
-    stability, shift = _left_out(parts, counts, valid=histograms.valid)
-    shape_floor = null_psi(counts, window=window_rows)
-    location_floor = null_location(counts, window=window_rows)
-    bias = np.maximum(stability.mean(axis=0), shape_floor[0] ** 3)
-    swing = np.quantile(stability - bias, SWING, axis=0, method="higher")
-    numeric = _numeric(columns)
-    return Reference(
-        columns=columns,
-        histograms=histograms,
-        counts=counts,
-        scores=location_scores(counts),
-        baseline=Baseline.fit(
-            streams(np.cbrt(stability), shift, numeric=numeric),
-            floor=(
-                streams(shape_floor[0], location_floor[0], numeric=numeric),
-                streams(shape_floor[1], location_floor[1], numeric=numeric),
+    def to_dict(self) -> dict[str, Any]:
+        """For JSON, to be stored with the model version; an extension is fitted anew."""
+        return {
+            "format": _FORMAT,
+            "columns": [column.model_dump(mode="json") for column in self.columns],
+            "statistics": list(self.watched.statistics),
+            "window_rows": self.window_rows,
+            "edges": [edge.tolist() for edge in self.histograms.edges],
+            "bins": [edge.tolist() for edge in self.bins.edges],
+            "counts": [part.fine.tolist() for part in self.parts],
+            "centres": self.centres.tolist(),
+            "baseline": self.baseline.to_dict(),
+            "usual": {
+                name: {"bias": usual.bias.tolist(), "threshold": usual.threshold.tolist()}
+                for name, usual in self.usual.items()
+            },
+            "min_effect": self.min_effect,
+            "location": [values.tolist() for values in self.location],
+            "mean": self.mean.tolist(),
+            "deviation": self.deviation.tolist(),
+            "correlation": self.correlation.tolist(),
+            "rows": self.rows,
+            "missing": self.missing.tolist(),
+            "quantiles": [item.to_text() if item else None for item in self.quantiles],
+            "season": {
+                "period": self.season.period,
+                "phases": self.season.phases,
+                "covered": list(self.season.covered),
+            },
+            "warnings": list(self.warnings),
+        }
+
+    @classmethod
+    def from_dict(cls, saved: Mapping[str, Any]) -> Reference:
+        """The reference that gave `saved`; UnusableReferenceError if it is of another version."""
+        if saved.get("format") != _FORMAT:
+            raise UnusableReferenceError(
+                f"it has format {saved.get('format')!r}, this monitor reads {_FORMAT}: "
+                "build the reference again"
+            )
+        columns = tuple(Column.model_validate(item) for item in saved["columns"])
+        histograms = Histograms(edges=tuple(np.array(edge, float) for edge in saved["edges"]))
+        bins = Histograms(edges=tuple(np.array(edge, float) for edge in saved["bins"]))
+        centres, deviation = np.array(saved["centres"]), np.array(saved["deviation"])
+        season = saved["season"]
+        return cls(
+            watched=Watched(columns, tuple(saved["statistics"])),
+            window_rows=int(saved["window_rows"]),
+            histograms=histograms,
+            bins=bins,
+            parts=tuple(
+                make_part(np.array(counts, np.int64), histograms, bins, centres, deviation)
+                for counts in saved["counts"]
             ),
-            two_sided=np.repeat([False, True], [len(columns), numeric.sum()]),
-        ),
-        bias=bias,
-        threshold=np.maximum(swing, min_effect),
+            baseline=Baseline.from_dict(saved["baseline"]),
+            usual={
+                name: Usual(np.array(item["bias"]), np.array(item["threshold"]))
+                for name, item in saved["usual"].items()
+            },
+            min_effect=float(saved["min_effect"]),
+            location=(np.array(saved["location"][0]), np.array(saved["location"][1])),
+            centres=centres,
+            mean=np.array(saved["mean"]),
+            deviation=deviation,
+            correlation=np.array(saved["correlation"]),
+            rows=int(saved["rows"]),
+            missing=np.array(saved["missing"]),
+            quantiles=tuple(
+                Quantiles.from_text(text) if text else None for text in saved["quantiles"]
+            ),
+            season=Season(season["period"], season["phases"], tuple(season["covered"])),
+            warnings=tuple(saved["warnings"]),
+        )
+
+
+def make_part(
+    fine: Counts, histograms: Histograms, bins: Histograms, centres: Floats, deviation: Floats
+) -> Against:
+    """What a window is compared with, from fine counts [..., features, bins]."""
+    return Against(
+        fine=fine,
+        coarse=pooled(fine, histograms.pooling(bins)),
+        valid=bins.valid,
+        gaps=np.diff(centres, axis=-1) / np.where(deviation > 0, deviation, 1.0)[:, None],
     )
-
-
-def _left_out(parts: Counts, total: Counts, *, valid: NDArray[np.bool_]) -> tuple[Floats, Floats]:
-    """PSI and location shift [windows, features] of each window against the others."""
-    stability, shift = [], []
-    for index, part in enumerate(parts):
-        rest = total - parts[max(index - 1, 0) : index + 2].sum(axis=0)
-        stability.append(psi(part, rest, valid=valid))
-        shift.append(location_shift(part, location_scores(rest)))
-    return np.array(stability), np.array(shift)

@@ -73,6 +73,10 @@ class QualityDetector:
         """Rows until the present window is full."""
         return self._window_rows - len(self._rows)
 
+    def fits(self, at: Floats) -> int:
+        """How many of the rows to come, at record times [n], one `update` takes."""
+        return min(len(at), self.room)
+
     @property
     def windows(self) -> int:
         """Windows judged so far."""

@@ -6,7 +6,22 @@ from coalmine_monitors.sketches._histogram import (
     BINS,
     Histograms,
     category_edges,
+    fine_edges,
     numeric_edges,
+    pooled,
 )
+from coalmine_monitors.sketches._quantiles import Quantiles
+from coalmine_monitors.sketches._window import SAMPLE_ROWS, WindowSketch, thinned
 
-__all__ = ["BINS", "Histograms", "category_edges", "numeric_edges"]
+__all__ = [
+    "BINS",
+    "SAMPLE_ROWS",
+    "Histograms",
+    "Quantiles",
+    "WindowSketch",
+    "category_edges",
+    "fine_edges",
+    "numeric_edges",
+    "pooled",
+    "thinned",
+]

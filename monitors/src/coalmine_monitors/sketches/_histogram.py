@@ -8,12 +8,17 @@ from functools import cached_property
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["BINS", "Histograms", "category_edges", "numeric_edges"]
+__all__ = ["BINS", "Histograms", "category_edges", "fine_edges", "numeric_edges", "pooled"]
 
-#: Bins of a numeric feature. Ten is what the usual readings of PSI (0.1, 0.2) suppose.
+#: Coarse bins of a numeric feature. Ten is what the usual readings of PSI (0.1, 0.2) suppose.
 BINS = 10
-#: Rows counted at a time, so that what a pass makes is still in the cache for the next one.
-_BLOCK = 1024
+#: Fine bins between two edges of the coarse ones, for distances that ten bins see too little of.
+_FINER = 4
+#: Distances of the outermost edges from the reference's extremes, in its half range: what lies far
+#: outside is still told from what lies near, by a factor.
+_BEYOND = np.array([0.0, 0.125, 0.25, 0.5, 1.0, 2.0, 4.0, 8.0, 16.0, 32.0])
+#: Rows counted at a time, so that a pass finds in the cache what the last one made.
+_BLOCK = 4096
 
 Floats = NDArray[np.float64]
 Counts = NDArray[np.int64]
@@ -34,6 +39,20 @@ def numeric_edges(values: Floats) -> Floats:
         outside = np.nextafter(distinct[-1], np.inf)
         return np.unique(np.concatenate([distinct[:1], middles, [outside]]))
     return np.unique(np.quantile(present, np.arange(1, BINS) / BINS))
+
+
+def fine_edges(values: Floats, coarse: Floats) -> Floats:
+    """The `coarse` edges, more of them between, and some beyond the extremes of `values`."""
+    present = values[np.isfinite(values)]
+    if present.size == 0:
+        return coarse
+    steps = BINS * _FINER
+    between = np.quantile(present, np.arange(1, steps) / steps)
+    low, high = float(present.min()), float(present.max())
+    beyond = _BEYOND * ((high - low) / 2 or max(abs(low), 1.0))
+    # One step above the largest value, so that it is not in the bin of what is beyond it.
+    above = np.nextafter(high, np.inf) + beyond
+    return np.unique(np.concatenate([low - beyond, coarse, between, above]))
 
 
 def category_edges(categories: int) -> Floats:
@@ -58,7 +77,7 @@ class Histograms:
         """Bins of the widest feature; narrower ones leave the rest of their row empty."""
         return max((edge.size for edge in self.edges), default=0) + 1
 
-    @property
+    @cached_property
     def valid(self) -> NDArray[np.bool_]:
         """Which bins a feature has, [features, width]."""
         sizes = np.array([edge.size + 1 for edge in self.edges])
@@ -70,28 +89,44 @@ class Histograms:
 
     def count(self, rows: Floats) -> Counts:
         """Counts [features, width] of rows [n, features]; NaN is not counted."""
-        counts = self.empty()
+        below = np.zeros((len(self.edges), self.width + 1), dtype=np.int64)
         for start in range(0, len(rows), _BLOCK):
-            counts += self._count(rows[start : start + _BLOCK])
-        return counts
-
-    def _count(self, rows: Floats) -> Counts:
-        features, width = len(self.edges), self.width
-        columns = np.ascontiguousarray(rows.T)
-        # A value's bin is the number of edges it reaches. Comparing with one edge after another
-        # keeps to whole columns: three times as fast as a binary search for each value.
-        bins = np.zeros(columns.shape, dtype=np.int32)
-        for edge in self._padded.T:
-            bins += columns >= edge[:, None]
-        bins[np.isnan(columns)] = width
-        bins += np.arange(features, dtype=np.int32)[:, None] * (width + 1)
-        counts = np.bincount(bins.ravel(), minlength=features * (width + 1))
-        return counts.reshape(features, width + 1)[:, :width]
+            # Sorting a column and finding the edges in it takes a third of the time of finding
+            # every value among the edges: numpy sorts several values with one instruction.
+            columns = np.ascontiguousarray(rows[start : start + _BLOCK].T)
+            columns.sort(axis=1)
+            for column, edge, reached in zip(columns, self._padded, below, strict=True):
+                reached[1:] += column.searchsorted(edge)
+        return below[:, 1:] - below[:, :-1]
 
     @cached_property
     def _padded(self) -> Floats:
-        """Edges [features, width - 1]; a narrower feature's last ones are out of reach."""
-        padded = np.full((len(self.edges), self.width - 1), np.nan)
+        """Edges [features, width]; from a row's own end on NaN, which is where missing values are.
+
+        Missing values are sorted to the end of a column, so that what is below the first of them
+        is all there is.
+        """
+        padded = np.full((len(self.edges), self.width), np.nan)
         for row, edge in zip(padded, self.edges, strict=True):
             row[: edge.size] = edge
         return padded
+
+    def pooling(self, coarse: Histograms) -> NDArray[np.intp]:
+        """For `pooled`: where in a row of cumulative counts the bins of `coarse` end.
+
+        `coarse` has some of our edges.
+        """
+        places = np.zeros((len(self.edges), coarse.width + 1), dtype=np.intp)
+        for row, fine, edge in zip(places, self.edges, coarse.edges, strict=True):
+            row[1 : edge.size + 1] = fine.searchsorted(edge) + 1
+            row[edge.size + 1 :] = self.width
+        return places
+
+
+def pooled(counts: Counts, places: NDArray[np.intp]) -> Counts:
+    """Fine counts [..., features, width] as counts of the bins that `Histograms.pooling` gave."""
+    below = np.zeros((*counts.shape[:-1], counts.shape[-1] + 1), dtype=np.int64)
+    np.cumsum(counts, axis=-1, out=below[..., 1:])
+    features = np.arange(places.shape[0])[:, None]
+    reached = below[..., features, places]
+    return np.asarray(reached[..., 1:] - reached[..., :-1])

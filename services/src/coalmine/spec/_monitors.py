@@ -3,26 +3,76 @@
 from __future__ import annotations
 
 from math import isfinite
-from typing import Annotated
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from coalmine.spec._units import Duration
+
+DriftStatistic = Literal["psi", "js", "ks", "wasserstein", "chi_squared", "location"]
 
 
 class _Spec(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
 
+class ReferenceSpec(_Spec):
+    """What the drift monitor's windows are compared with."""
+
+    by: Annotated[str, Field(min_length=1)] | None = None
+    """One of `segments`, whose every segment has a reference and windows of its own while all rows
+    together have none: where a change of the mix is no drift."""
+
+
 class DriftSpec(_Spec):
     """The drift monitor."""
 
     window_rows: Annotated[int, Field(ge=50)] = 500
+    """Rows of a window; the fewest of one by time."""
+
+    window: Annotated[Duration, Field(ge=1)] | None = None
+    """Windows by time (`10m`): they end at multiples of it, and go on while they have too few rows.
+    A number without a unit is `window_rows`."""
+
     expected_run_length: Annotated[int, Field(ge=10)] = 2000
     """Windows between two false alarms, at least, when nothing happens."""
 
     min_effect: Annotated[float, Field(ge=0)] = 0.2
     """Smallest shift worth an alarm: population stability index, corrected for its bias."""
+
+    statistics: Annotated[tuple[DriftStatistic, ...], Field(min_length=1)] = ("psi", "location")
+    """What evidence is gathered of, of the columns that have it. All are shown anyway."""
+
+    season: Annotated[Duration, Field(ge=60)] | None = None
+    """Period (`1d`) within which traffic differs: a window is compared with the reference's
+    windows of the same phase, if the reference has times and spans it twice."""
+
+    reference: ReferenceSpec = ReferenceSpec()
+
+    @model_validator(mode="before")
+    @classmethod
+    def _window_of_rows(cls, given: Any) -> Any:
+        if not isinstance(given, dict) or isinstance(given.get("window"), bool):
+            return given
+        if isinstance(given.get("window"), int):
+            if "window_rows" in given:
+                raise ValueError("window: rows are given twice, here and in `window_rows`")
+            given = {**given, "window_rows": given["window"]}
+            del given["window"]
+        return given
+
+    @field_validator("statistics")
+    @classmethod
+    def _every_column_has_one(cls, names: tuple[str, ...]) -> tuple[str, ...]:
+        if doubled := sorted({name for name in names if names.count(name) > 1}):
+            raise ValueError(f"listed more than once: {', '.join(doubled)}")
+        for kind in ("numeric", "categorical"):
+            known = {"psi", "js"} | (
+                {"chi_squared"} if kind == "categorical" else {"ks", "wasserstein", "location"}
+            )
+            if not known.intersection(names):
+                raise ValueError(f"a {kind} column has none of {', '.join(names)}; add psi or js")
+        return names
 
 
 class PerformanceSpec(_Spec):
@@ -74,3 +124,10 @@ class MonitorsSpec(_Spec):
     drift: DriftSpec = DriftSpec()
     performance: PerformanceSpec = PerformanceSpec()
     quality: QualitySpec = QualitySpec()
+
+    @model_validator(mode="after")
+    def _reference_is_by_a_segment(self) -> MonitorsSpec:
+        by, known = self.drift.reference.by, [segment.feature for segment in self.segments]
+        if by is not None and by not in known:
+            raise ValueError(f"drift.reference.by: {by!r} is none of `segments`: {known}")
+        return self

@@ -1,0 +1,192 @@
+"""What an alarm says to people: which features, which way, how far, since when, and where."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from coalmine.incidents import AffectedFeature
+from coalmine_monitors._incidents import Finding
+from coalmine_monitors.drift._population import Population
+from coalmine_monitors.drift._segments import Segments
+
+__all__ = ["Blame", "found", "reported"]
+
+Floats = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Blame:
+    """The state of all populations when a window ended."""
+
+    populations: Mapping[str, Population]
+    """All rows, under the name "", then the segments."""
+
+    weights: Floats
+    """Of their evidence [populations]."""
+
+    blamed: NDArray[np.bool_]
+    """[populations, names]."""
+
+    segments: Segments
+    run_length: int
+
+    @property
+    def whole(self) -> Population:
+        """All rows."""
+        return self.populations[""]
+
+    @property
+    def combined(self) -> float:
+        """The evidence that is held against the run length."""
+        tests = [part.test.combined for part in self.populations.values()]
+        return float(self.weights @ tests)
+
+    @property
+    def end(self) -> float:
+        """Record time of the end of the window."""
+        return self.whole.last.last if self.whole.last else 0.0
+
+
+def found(blame: Blame) -> Finding:
+    """The finding that there is drift: one cause, its features ranked by what they contribute."""
+    chosen = [int(index) for index in np.flatnonzero(blame.blamed.any(axis=0))]
+    strongest = {index: _where(blame, index) for index in chosen}
+    size = {
+        index: max(float(part.score[index] / max(part.threshold[index], 1e-9)), 0.0)
+        for index, part in strongest.items()
+    }
+    total = sum(size.values()) or 1.0
+    ranked = sorted(chosen, key=lambda index: -size[index])
+    features = tuple(
+        _affected(blame, index, strongest[index], share=size[index] / total) for index in ranked
+    )
+    names = ", ".join(feature.name for feature in features)
+    where = sorted({segment for feature in features for segment in feature.segments})
+    confined = bool(where) and all(feature.segments for feature in features)
+    first = max(ranked, key=lambda index: float(strongest[index].evidence[index]))
+    combined = _log(blame.combined)
+    return Finding(
+        detected=True,
+        end=blame.end,
+        onset=strongest[first].onset(first),
+        summary=f"{names} moved away from the training data"
+        + (f", in {', '.join(where)}" if confined else ""),
+        features=features,
+        evidence={
+            "log_evidence": combined,
+            "log_evidence_threshold": math.log(blame.run_length),
+            "expected_run_length": blame.run_length,
+            "window": blame.whole.windows,
+        },
+    )
+
+
+def _where(blame: Blame, index: int) -> Population:
+    """The population that has most evidence that a name drifts."""
+    parts = list(blame.populations.values())
+    blamed = np.flatnonzero(blame.blamed[:, index])
+    if blamed[0] == 0:
+        return parts[0]
+    best = max(blamed, key=lambda place: float(parts[place].evidence[index]))
+    return parts[int(best)]
+
+
+def _affected(blame: Blame, index: int, part: Population, *, share: float) -> AffectedFeature:
+    columns = part.reference.columns
+    own = index < len(columns)
+    shift = float(part.shift()[index]) if own and part.reference.numeric[index] else None
+    return AffectedFeature(
+        name=part.reference.names[index],
+        statistic="psi" if own else part.reference.names[index],
+        score=float(part.score[index]),
+        threshold=float(part.threshold[index]),
+        direction=part.direction(index),
+        contribution=round(share, 4),
+        shift=None if shift is None else round(shift, 4),
+        onset_at=part.onset(index),
+        segments=_confined(blame, index),
+    )
+
+
+def _confined(blame: Blame, index: int) -> tuple[str, ...]:
+    """The segments that a drift is confined to; none if it is everywhere, or nobody knows yet.
+
+    A shift of everything moves most segments of a column, one of a few segments moves all rows
+    together too.
+    """
+    names = list(blame.populations)
+    moved = {name for place, name in enumerate(names) if name and blame.blamed[place, index]}
+    few = set()
+    for name in moved:
+        siblings = blame.segments.siblings(name)
+        if 2 * len(moved.intersection(siblings)) <= len(siblings):
+            few.add(name)
+    return tuple(name for name in names if name in few)
+
+
+def reported(blame: Blame) -> dict[str, Any]:
+    """Numbers of a window, to be looked at."""
+    part, window = blame.whole, blame.whole.last
+    assert window is not None
+    evidence, distances, shift = part.evidence, part.distances(), part.shift()
+    own = len(part.reference.columns)
+    features: dict[str, Any] = {}
+    for index, name in enumerate(part.reference.names):
+        features[name] = {
+            "score": round(float(part.effect[index]), 6),
+            "threshold": round(float(part.threshold[index]), 6),
+            "log_evidence": round(_log(float(evidence[index])), 6),
+        }
+        if index >= own:
+            features[name]["statistics"] = {name: features[name]["score"]}
+            features[name]["thresholds"] = {name: features[name]["threshold"]}
+        else:
+            features[name]["shift"] = round(float(shift[index]), 6)
+            features[name]["missing"] = round(1 - float(window.present[index]) / window.rows, 6)
+            features[name]["statistics"] = {
+                statistic: round(float(values[index]), 6)
+                for statistic, values in distances.items()
+                if not math.isnan(values[index])
+            }
+            features[name]["thresholds"] = {
+                statistic: round(float(part.limit(statistic)[index]), 6)
+                for statistic in features[name]["statistics"]
+            }
+    return {
+        "start": window.first,
+        "end": window.last,
+        "rows": window.rows,
+        "log_evidence": _log(blame.combined),
+        "log_evidence_threshold": math.log(blame.run_length),
+        "detected": bool(blame.blamed.any()),
+        "features": features,
+        "segments": {
+            name: _segment(segment, blame.blamed[place])
+            for place, (name, segment) in enumerate(blame.populations.items())
+            if name
+        },
+    }
+
+
+def _segment(part: Population, blamed: NDArray[np.bool_]) -> dict[str, Any]:
+    names, effect = part.reference.names, part.effect
+    largest = int(np.argmax(effect - part.threshold))
+    return {
+        "windows": part.windows,
+        "log_evidence": round(_log(part.test.combined), 6),
+        "feature": names[largest],
+        "score": round(float(effect[largest]), 6),
+        "threshold": round(float(part.threshold[largest]), 6),
+        "drifting": [name for name, named in zip(names, blamed, strict=True) if named],
+    }
+
+
+def _log(evidence: float) -> float:
+    """Finite, so that it can be shown: of a shape that is as usual there is no evidence at all."""
+    return math.log(max(evidence, 1e-9))
