@@ -13,6 +13,9 @@ from typing import Any
 import numpy as np
 import pytest
 
+from coalmine.serving._http1_again import KnownHead
+from coalmine.serving._http_call import Route
+
 INFER = b"POST /v2/models/toy/infer HTTP/1.1\r\nhost: x\r\n"
 
 
@@ -170,3 +173,61 @@ def test_a_client_that_never_reads_is_not_read_for_ever(served: Any, wire: Wire)
             deaf.sendall(request * 200)
         wire.socket.sendall(request)
         assert wire.answer()[0] == 200
+
+
+@pytest.mark.parametrize("rows", [3, 3000])
+def test_a_head_that_comes_again_means_the_same(wire: Wire, truth: Any, rows: int) -> None:
+    """Whole, in pieces, with the next one behind it, and with something else in between."""
+    rng = random.Random(rows)
+    requests = [binary(rows, number) for number in range(10, 34)]  # ids of one length
+    assert len({request.partition(b"\r\n\r\n")[0] for request, _ in requests}) == 1
+    waiting: list[tuple[int, Any]] = []
+    for number, (request, array) in enumerate(requests, start=10):
+        waiting.append((number, array))
+        way = number % 4
+        if way == 1:
+            cut = rng.randrange(1, len(request))
+            wire.socket.sendall(request[:cut])
+            wire.socket.sendall(request[cut:])
+        elif way == 2:
+            wire.socket.sendall(request)
+            continue  # and the next one, before this one's answer is read
+        elif way == 3:
+            other = request.replace(b"host: x", b"host: y", 1)
+            wire.socket.sendall(other)
+        else:
+            wire.socket.sendall(request)
+        for identifier, sent in waiting:
+            status, headers, body = wire.answer()
+            assert (status, headers["x-request-id"]) == (200, str(identifier))
+            np.testing.assert_allclose(probabilities(headers, body), truth(sent)[1], atol=1e-5)
+        waiting.clear()
+
+
+def test_a_known_head_with_a_wrong_body_is_refused_and_the_connection_goes_on(wire: Wire) -> None:
+    request, _ = binary(2000, 10)
+    head, _, body = request.partition(b"\r\n\r\n")
+    for again in range(3):
+        for content, status in ((body, 200), (b"[" + body[1:], 400), (body, 200)):
+            wire.socket.sendall(head + b"\r\n\r\n" + content)
+            assert wire.answer()[0] == status, again
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        b"POST / HTTP/1.1\r\nhost: x\ncontent-length: 5\r\n\r\nhello",
+        b"\r\nPOST / HTTP/1.1\r\ncontent-length: 5\r\n\r\nhello",
+        b"POST / HTTP/1.1\r\ncontent-length: 5\r\n",
+        b"POST / HTTP/1.1\r\nx: " + bytes(5000) + b"\r\ncontent-length: 5\r\n\r\nhello",
+    ],
+)
+def test_a_head_is_known_only_if_its_text_says_all(text: bytes) -> None:
+    route = Route("v2", "toy", None)
+    assert KnownHead.learn(text, route, {b"content-length": b"5"}) is None
+    plain = b"POST / HTTP/1.1\r\ncontent-length: 5\r\n\r\nhello"
+    for headers in ({}, {b"content-length": b"5", b"transfer-encoding": b"chunked"}):
+        assert KnownHead.learn(plain, route, headers) is None
+    known = KnownHead.learn(plain, route, {b"content-length": b"5"})
+    assert known is not None
+    assert (known.text, known.length) == (plain[:-5], 5)

@@ -20,6 +20,7 @@ from coalmine.protocol._tensors import (
 )
 from coalmine.protocol._v1 import call_from_instances, decode_v1, encode_v1, predictions
 from coalmine.protocol._v2 import EncodedReply, decode_v2, encode_v2
+from coalmine.protocol._v2_memo import V2Memo
 from coalmine.protocol._values import from_raw, from_values, to_raw
 
 __all__ = [
@@ -35,6 +36,7 @@ __all__ = [
     "SignatureError",
     "TensorSpec",
     "Tensors",
+    "V2Memo",
     "call_from_instances",
     "datatype_of",
     "decode_v1",

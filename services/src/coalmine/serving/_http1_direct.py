@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import asyncio
 from typing import Any, cast
 from urllib.parse import unquote
 
 import httptools
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
+from coalmine.serving._http1_again import Ahead, KnownHead, Rest
 from coalmine.serving._http_call import Route
 from coalmine.serving._http_door import DirectCall
 from coalmine.serving._uvicorn_limits import LimitedProtocol
@@ -19,6 +19,8 @@ __all__ = ["DirectProtocol"]
 _URLS, _URL = 256, 256
 #: Bytes of a body that are worth receiving right into their place.
 _WORTH = 32 * 1024
+#: Heads that are learned from a connection before one of them has come again.
+_LESSONS = 8
 _routes: dict[bytes, Route | None] = {}
 
 
@@ -34,14 +36,45 @@ class DirectProtocol(LimitedProtocol):
     _idle_since: float | None = None
     _written_of: object = None
     _written = b""
+    _known: KnownHead | None = None
+    _lessons = _LESSONS
+    _begun: bytes | None = None
 
     def data_received(self, data: bytes) -> None:
         """Switch to receiving in place when a large body is on its way."""
+        between = self.is_between
+        known = self._known
+        if known is not None and between and data.startswith(known.text):
+            begin = len(known.text)
+            if len(data) == begin + known.length:
+                self.repeated(known, memoryview(data)[begin:])
+                if known.is_worth_a_place:
+                    self.transport.set_protocol(Ahead(self, known))
+                return
         self._idle, self._idle_since = False, None
+        self._begun = data if between and self._lessons else None
         super().data_received(data)
         call = self._call
         if call is not None and (room := call.room()) is not None and len(room) > _WORTH:
-            self.transport.set_protocol(_Body(self, call))
+            self.transport.set_protocol(Rest(self, call))
+
+    @property
+    def is_between(self) -> bool:
+        """Whether the next byte begins a request, and none before it waits for an answer."""
+        if self._in_head or self.pipeline:
+            return False
+        cycle = self.cycle
+        return cycle is None or (cycle.response_complete and not cycle.more_body)
+
+    def repeated(self, known: KnownHead, body: memoryview) -> None:
+        """Answer a request that has come as a whole, with a head that is known."""
+        self._idle, self._idle_since = False, None
+        self._lessons = _LESSONS
+        plane = cast(Any, self.config).serving.plane
+        call = DirectCall(self, plane, known.route, known.headers, keep_alive=True)
+        self.cycle = cast(Any, call)
+        call.take(body)
+        self._idle = call.response_complete
 
     def on_message_begin(self) -> None:
         """A head begins; what only ASGI needs is made when it is needed."""
@@ -150,11 +183,14 @@ class DirectProtocol(LimitedProtocol):
     def _begin(self, route: Route) -> None:
         parser = self.parser
         keep_alive = parser.should_keep_alive() and parser.get_http_version() != "1.0"
-        config = cast(Any, self.config)
-        call = DirectCall(
-            self, config.serving.plane, route, dict(self.headers), keep_alive=keep_alive
-        )
+        config, headers = cast(Any, self.config), dict(self.headers)
+        if (data := self._begun) is not None:
+            self._begun = None
+            self._lessons -= 1
+            self._known = KnownHead.learn(data, route, headers) if keep_alive else None
+        call = DirectCall(self, config.serving.plane, route, headers, keep_alive=keep_alive)
         self.cycle = cast(Any, call)
+        call.expect(headers.get(b"content-length", b""))
         self._call = None if call.response_complete else call
 
     def _route(self) -> Route | None:
@@ -174,39 +210,3 @@ class DirectProtocol(LimitedProtocol):
                 _routes.clear()
             _routes[url] = route
         return route
-
-
-class _Body(asyncio.BufferedProtocol):
-    """Receives the rest of a body where it belongs, then lets the protocol go on."""
-
-    def __init__(self, protocol: DirectProtocol, call: DirectCall) -> None:
-        self._protocol = protocol
-        self._call = call
-        self._rest = cast(memoryview, call.room())
-
-    def get_buffer(self, sizehint: int) -> memoryview:
-        """What is still missing."""
-        return self._rest
-
-    def buffer_updated(self, nbytes: int) -> None:
-        """Some of it is there."""
-        self._rest = self._rest[nbytes:]
-        if self._call.placed(nbytes) or not self._rest:
-            self._protocol.body_received(self._call)
-
-    def eof_received(self) -> bool | None:
-        """As without us."""
-        self._protocol.eof_received()
-        return None
-
-    def connection_lost(self, exc: Exception | None) -> None:
-        """As without us."""
-        self._protocol.connection_lost(exc)
-
-    def pause_writing(self) -> None:
-        """As without us."""
-        self._protocol.pause_writing()
-
-    def resume_writing(self) -> None:
-        """As without us."""
-        self._protocol.resume_writing()

@@ -11,8 +11,8 @@ from coalmine.protocol import (
     InferenceCall,
     MalformedRequestError,
     Tensors,
+    V2Memo,
     decode_v1,
-    decode_v2,
     encode_v1,
     encode_v2,
 )
@@ -25,13 +25,15 @@ from coalmine.serving._ids import request_id
 from coalmine.serving._servable import Servable
 from coalmine.serving._status import http_status, public_message
 
-__all__ = ["HttpCall", "Refused", "Reply", "Route", "refusal"]
+__all__ = ["LENGTH", "HttpCall", "Refused", "Reply", "Route", "refusal"]
 
 _log = logging.getLogger("coalmine.serving")
 _JSON = (b"content-type", b"application/json")
 _AS_JSON: Headers = [_JSON]
 _BINARY = (b"content-type", b"application/octet-stream")
-_LENGTH = b"inference-header-content-length"
+#: Says where the JSON of a body with binary tensors ends.
+LENGTH = b"inference-header-content-length"
+_memo = V2Memo()
 
 #: The headers that say what a body is, and the body.
 Reply = tuple[Headers, bytes]
@@ -96,7 +98,7 @@ class HttpCall:
         if protocol == "v1":
             call = decode_v1(body, servable.signature)
         else:
-            call = decode_v2(body, servable.signature, json_length=self._json_length())
+            call = _memo.decode(body, servable.signature, json_length=self._json_length())
         identifier = self.identifier(call.id)
         return Request(
             call.tensors,
@@ -123,7 +125,7 @@ class HttpCall:
         return refusal(error, [asked, *self._plane.identity(self.servable)])
 
     def _json_length(self) -> int | None:
-        length = self._headers.get(_LENGTH)
+        length = self._headers.get(LENGTH)
         if length is None:
             return None
         if not length.isdigit() or len(length) > 18:
@@ -165,4 +167,4 @@ class _V2Reply:
         )
         if reply.json_length is None:
             return _AS_JSON, reply.body
-        return [_BINARY, (_LENGTH, b"%d" % reply.json_length)], reply.body
+        return [_BINARY, (LENGTH, b"%d" % reply.json_length)], reply.body

@@ -89,19 +89,20 @@ class DirectCall:
             servable = self._call.find()
             servable.calls += 1
             self._servable = servable
-            self._expect(headers.get(b"content-length", b""))
         except Exception as error:
             self.set_exception(error)
 
     # The body.
 
-    def _expect(self, announced: bytes) -> None:
-        if not announced.isdigit():
+    def expect(self, announced: bytes) -> None:
+        """So many bytes, if that is a number, are on their way."""
+        if self._over or not announced.isdigit():
             return
         size = int(announced)
         if size > self._limit:
-            raise BodyTooLargeError(f"{size} bytes, but a request may have {self._limit}")
-        if size > _LARGE:
+            text = f"{size} bytes, but a request may have {self._limit}"
+            self.set_exception(BodyTooLargeError(text))
+        elif size > _LARGE:
             # Not zeroed, and no memory until it is written: this is only what a client says.
             self._place = np.empty(size, np.uint8).data
 
@@ -130,17 +131,20 @@ class DirectCall:
 
     def complete(self) -> None:
         """The body is there."""
+        chunks, place = self._chunks, self._place
+        self._chunks, self._place = [], None
+        if place is not None:
+            self.take(place)
+        else:
+            self.take(chunks[0] if len(chunks) == 1 else b"".join(chunks))
+
+    def take(self, body: bytes | memoryview) -> None:
+        """The body is there, as a whole."""
         self.more_body = False
         servable = self._servable
         if self._over or servable is None:
             return
-        chunks, place = self._chunks, self._place
-        self._chunks, self._place = [], None
         try:
-            if place is not None:
-                body: bytes | memoryview = place
-            else:
-                body = chunks[0] if len(chunks) == 1 else b"".join(chunks)
             request = self._request = self._call.prepare(servable, body)
             request.future = self
             servable.begin(request)
