@@ -17,6 +17,7 @@ from urllib.parse import unquote, urlsplit
 from coalmine.modeldir import MODEL_CARD, MODEL_FILE
 from coalmine.serving._errors import ModelLoadError
 from coalmine.serving._options import ServeOptions
+from coalmine.serving._python import is_dotted
 from coalmine.sources import SourceError, fetch, is_remote
 
 __all__ = ["Catalogue", "Offer", "Place", "content_digest", "fingerprint"]
@@ -120,7 +121,8 @@ def local_path(uri: str) -> Path | None:
     parts = urlsplit(uri)
     if parts.scheme == "file":
         return Path(unquote(parts.path))
-    if parts.scheme and ":" in uri:
+    # `my_model:Mean` is no path either, and urlsplit finds no scheme in it: `_` is in none.
+    if (parts.scheme and ":" in uri) or is_dotted(uri):
         return None
     return Path(uri)
 
