@@ -24,7 +24,7 @@ from coalmine.incidents import Incident, IncidentKind
 from coalmine.modeldir import Column
 from coalmine.records import RecordLog, read_all
 from coalmine_monitors._catalog import Catalog, Deployed
-from coalmine_monitors._cursors import cursors_of, lag, positions
+from coalmine_monitors._cursors import Progress, cursors_of, lag, positions
 from coalmine_monitors._errors import UnusableReferenceError
 from coalmine_monitors._incidents import Finding, close, follow
 from coalmine_monitors._metrics import SnapshotCollector, counter, gauge, incident_metrics
@@ -121,6 +121,7 @@ class WindowMonitor:
         self._clock = clock
         self._build = build
         self._shown = shown
+        self._progress = Progress(log, model=model, kind=kind, clock=clock)
         self._failures = 0
         self._incidents: list[Incident] = []
         self._saved = Saved()
@@ -162,6 +163,7 @@ class WindowMonitor:
             self._saved = after
             if changed:
                 self._incidents = self._store.incidents()
+        self._progress.note(taken)
         self._publish(taken, seconds=self._clock.monotonic() - began)
         return taken != before
 

@@ -13,7 +13,16 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from coalmine.records import RecordLog, archive
+from coalmine.records import (
+    Label,
+    RecordLog,
+    archive,
+    archive_of,
+    archived_labels,
+    archived_rows,
+    label_archived,
+    open_log,
+)
 
 MakeBatch = Callable[..., pa.RecordBatch]
 DAY = 86_400.0
@@ -123,3 +132,103 @@ def test_names_cannot_leave_the_archive(
     archive(log, tmp_path / "archive")
     (path,) = tmp_path.rglob("*.parquet")
     assert path.relative_to(tmp_path / "archive").parts[1] == "version=..%2F..%2F..%2Fetc"
+
+
+def read_back(log: RecordLog, directory: Path, **window: Any) -> list[str]:
+    given = {"model_version": "1", "since": 0.0, "until": 10 * DAY, **window}
+    found = [
+        table.column("request_id").to_pylist() for table in archived_rows(directory, log, **given)
+    ]
+    return sorted({name for names in found for name in names})
+
+
+def test_what_has_left_the_log_is_read_back(
+    log: RecordLog, append: Any, make_batch: MakeBatch, tmp_path: Path
+) -> None:
+    directory = tmp_path / "archive"
+    assert read_back(log, directory) == []
+    for n in range(4):
+        append(make_batch([f"r{n}"], version="1", time=n * DAY))
+        archive(log, directory)
+    append(make_batch(["other"], version="2", time=DAY))
+    archive(log, directory)
+    assert read_back(log, directory) == []  # the log has all of it
+    log.expire(max_bytes=0, up_to={0: 3})
+    assert read_back(log, directory) == ["r0", "r1", "r2"]
+    assert read_back(log, directory, since=DAY, until=2 * DAY) == ["r1", "r2"]
+    assert read_back(log, directory, since=-1e300, until=1e300) == ["r0", "r1", "r2"]
+    assert read_back(log, directory, model_version="3") == []
+    (table,) = archived_rows(
+        directory, log, model_version="1", since=0.0, until=1.0, columns=["request_id"]
+    )
+    assert table.column_names == ["request_id"]
+
+
+def test_labels_are_archived_and_outlive_the_log(
+    log: RecordLog, append: Any, make_batch: MakeBatch, clock: Any, tmp_path: Path
+) -> None:
+    directory = tmp_path / "archive"
+    append(make_batch(["a", "b", "c"], version="1", time=5.0))
+    log.put_labels([Label("a", "normal", 10.0), Label("b", "1", 10.0)])
+    archive(log, directory)
+    mark = log.end_label()
+    log.expire(max_bytes=0)
+    clock.advance(3 * DAY)
+    append(make_batch(["later"], version="1", time=3 * DAY))
+    log.expire(max_age=DAY)  # the labels go with it
+    (table,) = archived_rows(directory, log, model_version="1", since=0.0, until=100.0)
+
+    def known(**more: Any) -> dict[str, str]:
+        found = label_archived(directory, log, table, **more)
+        return dict(
+            zip(*(found.column(c).to_pylist() for c in ("request_id", "true_label")), strict=True)
+        )
+
+    assert known() == {"a": "normal", "b": "internal_short"}
+    # Late ones, for records that have left: a correction, a first, an older one that comes late.
+    late = [Label("a", "2", 20.0), Label("c", "normal", 20.0), Label("b", "normal", 5.0)]
+    log.put_labels(late)
+    wanted = {"a": "cooling_failure", "b": "internal_short", "c": "normal"}
+    assert known() == wanted  # from the log
+    archive(log, directory)
+    assert known() == wanted  # and from the archive
+    assert known(up_to=mark) == {"a": "normal", "b": "internal_short"}
+    ids = pa.array(["b"])
+    assert archived_labels(directory, log, ids).to_pylist() == [
+        {"request_id": "b", "row": 0, "label": "internal_short"}
+    ]
+    found = {path.relative_to(directory).parts[0] for path in directory.glob("*/*/*/*.parquet")}
+    assert found == {"model=ev-battery"}
+
+
+def test_a_run_that_dies_while_it_writes_labels_writes_them_once(
+    log: RecordLog, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    directory = tmp_path / "archive"
+    log.put_labels([Label(f"r{n}", "normal", 1.0) for n in range(3)])
+
+    def dying(table: pa.Table, where: Path, **more: Any) -> None:
+        where.write_bytes(b"PAR1 half a fi")
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(pq, "write_table", dying)
+    with pytest.raises(KeyboardInterrupt):
+        archive(log, directory)
+    monkeypatch.undo()
+    log.put_labels([Label("r3", "normal", 1.0)])
+    archive(log, directory)
+    found = pa.concat_tables(pq.read_table(path) for path in directory.glob("_labels/*.parquet"))
+    assert sorted(found.column("request_id").to_pylist()) == ["r0", "r1", "r2", "r3"]
+    assert list(directory.rglob("*.tmp")) == []
+
+
+def test_a_url_may_name_the_archive(tmp_path: Path) -> None:
+    url = f"sqlite:///{tmp_path}/r.db?archive={tmp_path}/my%20archive&partitions=2"
+    assert archive_of(url) == tmp_path / "my archive"
+    log = open_log(url)
+    assert log.partitions == 2
+    log.close()
+    assert archive_of("sqlite:///r.db") is None
+    for wrong in ("?archive=", "?archives=x", "?partitions="):
+        with pytest.raises(ValueError, match=r"allowed after the \? is partitions=N"):
+            open_log(f"sqlite:///{tmp_path}/r.db{wrong}")

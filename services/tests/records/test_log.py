@@ -260,3 +260,19 @@ def test_retention_archives_before_it_deletes(
     assert retention.apply(log) == 2
     assert len(list((tmp_path / "archive").rglob("*.parquet"))) == 1
     assert retention.apply(log) == 0
+
+
+@pytest.mark.parametrize("archived", [False, True])
+def test_retention_deletes_nothing_that_a_consumer_has_yet_to_read(
+    log: RecordLog, append: Any, make_batch: MakeBatch, tmp_path: Path, archived: bool
+) -> None:
+    for n in range(4):
+        append(make_batch([f"r{n}"]))
+    archive = tmp_path / "archive" if archived else None
+    retention = Retention(max_bytes=0, consumers=("m/drift", "m/accuracy"), archive=archive)
+    log.commit("m/drift", {0: 4})
+    assert retention.apply(log) == 0, "one has not begun"
+    log.commit("m/accuracy", {0: 3})
+    assert retention.apply(log) == 3
+    log.commit("m/accuracy", {0: 4})
+    assert retention.apply(log) == 1

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from coalmine.records import BatchId, Label, RecordLog, open_log, record_batch
+from coalmine.records import BatchId, Label, RecordLog, archive, open_log, record_batch
 from coalmine.retraining import NotEnoughData, Window, recent_rows
 from coalmine.retraining._recent import count_labelled, count_rows
 
@@ -101,4 +101,44 @@ def test_a_long_log_is_not_read_from_its_beginning(tmp_path: Path) -> None:
     window = Window("1", ONSET + 3600.0 * 190, ONSET + 3600.0 * 500)
     assert count_rows(Counting(), window) == 40  # type: ignore[arg-type] # a log that counts
     assert sum(reads) < 100
+    log.close()
+
+
+def test_what_expired_from_the_log_is_read_from_the_archive(tmp_path: Path) -> None:
+    fill_log(tmp_path, since=ONSET, requests=20, labelled=15)
+    fill_log(tmp_path, since=ONSET + 100, first=20, requests=20, labelled=20)
+    fill_log(tmp_path, since=ONSET + 200, first=40, requests=20, labelled=5)
+    log, directory = open_log(log_uri(tmp_path)), tmp_path / "archive"
+    window = Window("1", ONSET, ONSET + 300, log.end_label())
+    before = recent_rows(log, window, features=FEATURES, limit=10_000)
+    counts = (count_rows(log, window), count_labelled(log, window))
+    archive(log, directory)
+    for kept in (2, 1, 0):  # batches that stay in the log
+        log.expire(max_bytes=0, up_to={0: log.end_offset() - kept})
+        after = recent_rows(log, window, features=FEATURES, limit=10_000, archive=directory)
+        assert after.equals(before)
+        assert count_rows(log, window, archive=directory) == counts[0]
+        assert count_labelled(log, window, archive=directory) == counts[1]
+    # One that comes now, for a row that has long left.
+    log.put_labels([Label("r19", "bad", ONSET + 999, 0)])
+    late = Window("1", ONSET, ONSET + 300)
+    assert count_labelled(log, late, archive=directory) == counts[1] + 1
+    assert recent_rows(log, window, features=FEATURES, limit=10_000, archive=directory).equals(
+        before
+    )
+    with pytest.raises(NotEnoughData, match="answered nothing"):
+        recent_rows(log, late, features=FEATURES, limit=10_000)
+    log.close()
+
+
+def test_a_long_archive_is_not_read_from_its_beginning(tmp_path: Path) -> None:
+    fill_log(tmp_path, since=ONSET, requests=5, labelled=5)
+    fill_log(tmp_path, since=ONSET + 5 * 86_400, first=5, requests=5, labelled=5)
+    log, directory = open_log(log_uri(tmp_path)), tmp_path / "archive"
+    archive(log, directory)
+    log.expire(max_bytes=0)
+    (old,) = directory.glob("model=*/version=1/day=2023-11-14/*.parquet")
+    old.write_bytes(b"not to be read")
+    window = Window("1", ONSET + 4 * 86_400, ONSET + 6 * 86_400)
+    assert count_rows(log, window, archive=directory) == 20
     log.close()

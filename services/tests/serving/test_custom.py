@@ -12,6 +12,7 @@ import pytest
 
 from coalmine.protocol import SignatureError, TensorSpec
 from coalmine.serving import ModelLoadError, Servable, ServeOptions, WrongOutputError
+from coalmine.serving._catalogue import local_path
 from coalmine.serving._open import open_predictor
 from coalmine.serving._python import PythonModel, is_dotted, load_predictor
 
@@ -161,6 +162,8 @@ def test_records_get_columns_without_a_card() -> None:
 )
 def test_what_is_a_class_and_what_a_uri(model: str, dotted: bool) -> None:
     assert is_dotted(model) is dotted
+    # What is no file is not looked for before it is loaded again, after an unload say.
+    assert not dotted or local_path(model) is None
 
 
 CODE: dict[str, tuple[str, str]] = {

@@ -15,7 +15,7 @@ from coalmine.incidents import Incident
 from coalmine.records import Entry, Label, RecordLog, read_all
 from coalmine.spec import PerformanceSpec, SegmentColumnSpec
 from coalmine_monitors._catalog import Catalog
-from coalmine_monitors._cursors import cursors_of, lag, positions
+from coalmine_monitors._cursors import Progress, cursors_of, lag, positions
 from coalmine_monitors._metrics import SnapshotCollector
 from coalmine_monitors._state import Saved, StateStore, put_incidents, save
 from coalmine_monitors._versions import batch_arm, batch_version, oldest_time
@@ -83,6 +83,7 @@ class PerformanceMonitor:
         self._clock = clock
         self._block_s = block_s
         self._segments = segments
+        self._progress = Progress(log, model=model, kind="accuracy", clock=clock)
         self._failures = 0
         self._saved = Saved()
         self._position = Position()
@@ -133,6 +134,7 @@ class PerformanceMonitor:
         )
         if batches or labels or self._position.evaluated_to < self._position.complete_to:
             self._count(batches, labels, drained=caught_up and len(labels) < READ_ROWS)
+        self._progress.note(positions(self._saved.cursors, "records", self._log))
         self._publish(seconds=self._clock.monotonic() - began)
         return bool(batches or labels)
 

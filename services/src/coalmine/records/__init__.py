@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING
 
 from coalmine.clock import SYSTEM_CLOCK, Clock
 from coalmine.records._archive import archive
-from coalmine.records._consumer import Consumer, Entry, read_all
+from coalmine.records._archived import archived_labels, archived_rows, label_archived
+from coalmine.records._consumer import Consumer, Entry, monitor_consumer, read_all
 from coalmine.records._decode import record_batch
 from coalmine.records._emitter import RecordEmitter, drain_spool
 from coalmine.records._errors import (
@@ -30,7 +31,7 @@ from coalmine.records._errors import (
 from coalmine.records._event_window import WindowLimits
 from coalmine.records._housekeeping import Retention
 from coalmine.records._label_files import label_format, read_labels
-from coalmine.records._log import RecordLog, open_log
+from coalmine.records._log import RecordLog, archive_of, open_log
 from coalmine.records._schema import (
     RESERVED_COLUMNS,
     class_name,
@@ -81,11 +82,16 @@ __all__ = [
     "SpoolStats",
     "WindowLimits",
     "archive",
+    "archive_of",
+    "archived_labels",
+    "archived_rows",
     "class_name",
     "create_collector",
     "drain_spool",
+    "label_archived",
     "label_categories",
     "label_format",
+    "monitor_consumer",
     "open_log",
     "read_all",
     "read_labels",

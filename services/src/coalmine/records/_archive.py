@@ -2,7 +2,8 @@
 
 A consumer of the log like any other, with its cursor beside its files. What a run is going to write
 is written down before it writes: killed at any moment, the next run makes the same files again, so
-no row is missing and none is there twice.
+no row is missing and none is there twice. Labels lie beside them in `_labels`, which readers of
+Parquet folders pass over: a label outlives its place in the log no more than its record does.
 """
 
 from __future__ import annotations
@@ -21,14 +22,27 @@ import pyarrow.compute as pc
 
 from coalmine.records._log import RecordLog
 
-__all__ = ["archive"]
+__all__ = ["LABEL_SCHEMA", "archive"]
+
+LABEL_SCHEMA = pa.schema(
+    [
+        ("request_id", pa.string()),
+        ("label", pa.string()),
+        ("time", pa.float64()),
+        ("row", pa.int32()),
+        ("offset", pa.int64()),
+    ]
+)
 
 _CURSOR = "_cursor.json"
 _LOCK = "_lock"
+_LABELS = "_labels"
 
 
 def archive(log: RecordLog, directory: Path, *, limit_rows: int = 250_000) -> dict[int, int]:
     """Copy what is new in the log to `directory`; the offset of each partition that it has now.
+
+    `archived_rows` and `archived_labels` read it again.
 
     Files are `model=<name>/version=<version>/day=<UTC day>/<first offset>-<last offset>.parquet`, a
     layout that pandas and DuckDB read as one table; those of partition N > 0 begin with `pN-`. At
@@ -39,6 +53,7 @@ def archive(log: RecordLog, directory: Path, *, limit_rows: int = 250_000) -> di
         state = _State(directory)
         for partition in range(log.partitions):
             _copy(log, partition, state, limit_rows=limit_rows)
+        _copy_labels(log, state, limit_rows=limit_rows)
         return {partition: state.of(partition)[0] for partition in range(log.partitions)}
 
 
@@ -58,6 +73,27 @@ def _copy(log: RecordLog, partition: int, state: _State, *, limit_rows: int) -> 
         name = f"{prefix}{done + 1:012d}-{last:012d}"
         _write(state.directory, name, [batch for _, batch in batches])
         state.set(partition, last, last)
+
+
+def _copy_labels(log: RecordLog, state: _State, *, limit_rows: int) -> None:
+    import pyarrow.parquet as pq
+
+    folder = state.directory / _LABELS
+    while True:
+        done, planned = state.of(_LABELS)
+        labels = log.labels_after(done, limit_rows)
+        if planned > done:  # a run was killed: its file again
+            labels = [label for label in labels if label.offset <= planned]
+        if not labels:
+            return
+        last = labels[-1].offset
+        state.set(_LABELS, done, last)
+        folder.mkdir(exist_ok=True)
+        name = f"{done + 1:012d}-{last:012d}"
+        table = pa.Table.from_pylist([label._asdict() for label in labels], schema=LABEL_SCHEMA)
+        pq.write_table(table, folder / f"_{name}.tmp", compression="zstd")
+        _publish(folder / f"_{name}.tmp", folder / f"{name}.parquet")
+        state.set(_LABELS, last, last)
 
 
 def _up_to(
@@ -92,7 +128,7 @@ def _write(directory: Path, name: str, batches: list[pa.RecordBatch]) -> None:
 
 
 class _State:
-    """Of each partition the offset archived, and the one a run has begun to archive; in a file."""
+    """Of each partition, and of the labels: the offset archived, and the one a run has begun."""
 
     def __init__(self, directory: Path) -> None:
         self.directory = directory
@@ -104,11 +140,11 @@ class _State:
             content = {"0": content}
         self._partitions: dict[str, dict[str, int]] = content
 
-    def of(self, partition: int) -> tuple[int, int]:
+    def of(self, partition: int | str) -> tuple[int, int]:
         state = self._partitions.get(str(partition), {"done": 0, "planned": 0})
         return state["done"], state["planned"]
 
-    def set(self, partition: int, done: int, planned: int) -> None:
+    def set(self, partition: int | str, done: int, planned: int) -> None:
         self._partitions[str(partition)] = {"done": done, "planned": planned}
         temporary = self.directory / f"{_CURSOR}.tmp"
         temporary.write_text(json.dumps(self._partitions), encoding="utf-8")

@@ -10,7 +10,7 @@ from coalmine.records._log import RecordLog
 if TYPE_CHECKING:
     import pyarrow as pa
 
-__all__ = ["Consumer", "Entry", "read_all"]
+__all__ = ["Consumer", "Entry", "monitor_consumer", "read_all"]
 
 
 class Entry(NamedTuple):
@@ -19,6 +19,11 @@ class Entry(NamedTuple):
     partition: int
     offset: int
     batch: pa.RecordBatch
+
+
+def monitor_consumer(model: str, kind: str) -> str:
+    """The name under which the monitor of a kind of incident notes how far it has read."""
+    return f"{model}/{kind}"
 
 
 def read_all(log: RecordLog, after: Mapping[int, int], *, limit_rows: int) -> list[Entry]:

@@ -18,7 +18,11 @@ _log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Retention:
-    """How much of the log stays. Archiving comes first: nothing is deleted that is not archived."""
+    """How much of the log stays.
+
+    Archiving comes first: nothing is deleted that is not archived, and nothing that one of
+    `consumers` has yet to read.
+    """
 
     max_age: float | None = None
     """Seconds of record time; None: for ever."""
@@ -29,13 +33,24 @@ class Retention:
     archive: Path | None = None
     """Directory of the Parquet archive; None: what is deleted is gone."""
 
+    consumers: tuple[str, ...] = ()
+    """Names under which readers `commit` their offsets; one that never did holds everything."""
+
     interval: float = 60.0
     """Seconds between two rounds."""
 
     def apply(self, log: RecordLog) -> int:
         """One round; returns the rows deleted. Blocks."""
-        up_to = None if self.archive is None else archive(log, self.archive)
-        return log.expire(max_age=self.max_age, max_bytes=self.max_bytes, up_to=up_to)
+        places = [log.committed(consumer) for consumer in self.consumers]
+        if self.archive is not None:
+            places.append(archive(log, self.archive))
+        up_to = {
+            partition: min((place.get(partition, 0) for place in places), default=0)
+            for partition in range(log.partitions)
+        }
+        return log.expire(
+            max_age=self.max_age, max_bytes=self.max_bytes, up_to=up_to if places else None
+        )
 
 
 async def keep_house(log: RecordLog, retention: Retention) -> None:

@@ -14,10 +14,11 @@ from coalmine.records._types import BatchId, Label, LabelCounts, LogStats
 if TYPE_CHECKING:
     import pyarrow as pa
 
-__all__ = ["RecordLog", "open_log"]
+__all__ = ["RecordLog", "archive_of", "open_log"]
 
 _SQLITE = "sqlite:///"
 _ALLOWED = "sqlite:///path or sqlite:///path?partitions=4"
+_OPTIONS = "partitions=N, from 1 to 4096, and archive=DIRECTORY"
 
 
 class RecordLog(_Protocol):
@@ -142,7 +143,8 @@ def open_log(url: str, *, clock: Clock = SYSTEM_CLOCK) -> RecordLog:
     """Open the log at `sqlite:///relative/path` or `sqlite:////absolute/path`, made if missing.
 
     `?partitions=N` says how many a new log gets, one by default; a log that has another number
-    already raises ValueError.
+    already raises ValueError. `?archive=DIRECTORY` says where what has left the log is, for those
+    who ask `archive_of`; two options are joined by `&`.
     """
     path, _, query = url.removeprefix(_SQLITE).partition("?")
     if not url.startswith(_SQLITE) or not path:
@@ -154,9 +156,20 @@ def open_log(url: str, *, clock: Clock = SYSTEM_CLOCK) -> RecordLog:
 
 def _partitions(url: str, query: str) -> int | None:
     options = parse_qs(query, keep_blank_values=True)
-    if not options:
-        return None
-    text = options.pop("partitions", [""])[0]
-    if options or not (text.isascii() and text.isdigit() and 1 <= int(text) <= 4096):
-        raise ValueError(f"{url!r}: allowed after the ? is partitions=N, from 1 to 4096")
-    return int(text)
+    archive = options.pop("archive", ["given"])[0]
+    text = options.pop("partitions", [""])[0] if "partitions" in options else None
+    if text is not None and not (text.isascii() and text.isdigit() and 1 <= int(text) <= 4096):
+        raise ValueError(f"{url!r}: allowed after the ? is {_OPTIONS}")
+    if options or not archive:
+        raise ValueError(f"{url!r}: allowed after the ? is {_OPTIONS}")
+    return None if text is None else int(text)
+
+
+def archive_of(url: str) -> Path | None:
+    """The directory of a log's archive, as its URL names it; None if it names none.
+
+    >>> archive_of("sqlite:///records.db?archive=/srv/archive")
+    PosixPath('/srv/archive')
+    """
+    found = parse_qs(url.partition("?")[2]).get("archive")
+    return Path(found[0]) if found else None

@@ -8,7 +8,7 @@ from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from typing import Literal
 
-from coalmine.records import open_log
+from coalmine.records import archive_of, open_log
 from coalmine.retraining._peers import PeerError, Peers
 from coalmine.retraining._recent import Window, count_labelled, count_rows
 from coalmine.retraining._registry import MlflowRegistry
@@ -96,12 +96,12 @@ class Readiness:
 
     def _count(self, run: Run, now: float) -> Verdict:
         window = Window(run.model_version, run.since, now - self._policy.maturity)
-        log = open_log(self._log_uri)
+        log, archive = open_log(self._log_uri), archive_of(self._log_uri)
         try:
-            rows = count_rows(log, window)
+            rows = count_rows(log, window, archive=archive)
             if rows < self._needed_rows:  # the new version's monitors need so long a reference
                 return Verdict("wait", f"{self._needed_rows} rows since the onset; {rows} so far")
-            labels = count_labelled(log, window)
+            labels = count_labelled(log, window, archive=archive)
         finally:
             log.close()
         if labels < self._policy.min_labels:

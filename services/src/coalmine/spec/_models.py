@@ -269,6 +269,19 @@ class RetrainingSpec(_Spec):
     """For `coalmine retrain --submit`, `--compile` and `--manifests`; a laptop does not look."""
 
 
+class RecordsSpec(_Spec):
+    """How long records stay in the log, where monitors and retraining read them."""
+
+    max_age: Annotated[Duration, Field(gt=0)] | None = None
+    """Of record time; null: for ever."""
+
+    max_bytes: Size | None = None
+    """Of packed records; beyond it the oldest go. null: no limit."""
+
+    archive: bool = True
+    """Whether what leaves the log is kept as Parquet, where retraining still finds it."""
+
+
 class LimitsSpec(_Spec):
     """What a server takes before it sheds."""
 
@@ -326,6 +339,7 @@ class ServiceSpec(_Spec):
     rollout: RolloutSpec = RolloutSpec()
     monitors: MonitorsSpec = MonitorsSpec()
     retraining: RetrainingSpec | None = None
+    records: RecordsSpec = RecordsSpec()
     limits: LimitsSpec = LimitsSpec()
     cluster: ClusterSpec | None = None
     """None: on this machine only. `coalmine run rollout --cluster` needs it, `coalmine up` does not

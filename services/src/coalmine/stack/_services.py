@@ -12,6 +12,7 @@ from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
+from urllib.parse import quote
 
 from coalmine.clock import SYSTEM_CLOCK, Clock
 from coalmine.spec import ServiceSpec
@@ -22,6 +23,7 @@ from coalmine.stack._state import StateDirectory
 if TYPE_CHECKING:
     from fastapi import FastAPI
 
+    from coalmine.records import Retention
     from coalmine.rollout import ArmHost, EvidenceSource, Router
 
 __all__ = [
@@ -73,7 +75,14 @@ class Surroundings:
     @property
     def log_url(self) -> str:
         """The record log."""
-        return f"sqlite:///{self.state.database('records').absolute()}"
+        url = f"sqlite:///{self.state.database('records').absolute()}"
+        archive = quote(str(self.archive.absolute()))
+        return f"{url}?archive={archive}" if self.service.records.archive else url
+
+    @property
+    def archive(self) -> Path:
+        """Where Parquet files of records lie that may have left the log."""
+        return self.state.root / "archive"
 
 
 async def build_service(name: str, around: Surroundings, resources: AsyncExitStack) -> FastAPI:
@@ -96,7 +105,28 @@ def _collector(around: Surroundings, resources: AsyncExitStack) -> FastAPI:
 
     log = open_log(around.log_url, clock=around.clock)
     resources.callback(log.close)
-    return create_collector(log, clock=around.clock, models=around.state.models.absolute())
+    return create_collector(
+        log,
+        clock=around.clock,
+        models=around.state.models.absolute(),
+        retention=_retention(around),
+    )
+
+
+def _retention(around: Surroundings) -> Retention | None:
+    """What the service file says; None: all records stay. No monitor loses what it has to judge."""
+    from coalmine.incidents import ALERT_NAMES
+    from coalmine.records import Retention, monitor_consumer
+
+    spec = around.service.records
+    if spec.max_age is None and spec.max_bytes is None:
+        return None
+    return Retention(
+        max_age=spec.max_age,
+        max_bytes=spec.max_bytes,
+        archive=around.archive.absolute() if spec.archive else None,
+        consumers=tuple(monitor_consumer(around.service.name, kind) for kind in ALERT_NAMES),
+    )
 
 
 def _monitor(name: str, around: Surroundings, resources: AsyncExitStack) -> FastAPI:

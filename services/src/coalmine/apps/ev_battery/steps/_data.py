@@ -98,8 +98,11 @@ def ingest_file(out: Path, *, telemetry: Path) -> None:
 
 
 def ingest_records(out: Path, *, present: Present) -> None:
-    """What the champion has answered since the onset, with the labels that have come."""
-    from coalmine.records import open_log
+    """What the champion has answered since the onset, with the labels that have come.
+
+    Records and labels that have expired from the log are read from the archive that its URL names.
+    """
+    from coalmine.records import archive_of, open_log
     from coalmine.retraining import Window, recent_rows
 
     with step("ingest-telemetry"), learning.without_data_frames():
@@ -108,7 +111,13 @@ def ingest_records(out: Path, *, present: Present) -> None:
             # What is labelled from here on is for another run: this one can be made again.
             labels = log.end_label() if present.labels is None else present.labels
             window = Window(present.version, present.since, present.until, labels)
-            rows = recent_rows(log, window, features=FEATURE_NAMES, limit=MAX_RECENT_ROWS)
+            rows = recent_rows(
+                log,
+                window,
+                features=FEATURE_NAMES,
+                limit=MAX_RECENT_ROWS,
+                archive=archive_of(present.log_uri),
+            )
         finally:
             log.close()
         _note_source(out, {"kind": "records", **asdict(replace(present, labels=labels))})
