@@ -19,7 +19,15 @@ import pytest
 from fastapi import FastAPI
 
 from coalmine.modeldir import ModelCard, write_card
-from coalmine.records import BatchId, InferenceRecord, Label, RecordLog, open_log, record_batch
+from coalmine.records import (
+    CALLER_UNKNOWN,
+    BatchId,
+    InferenceRecord,
+    Label,
+    RecordLog,
+    open_log,
+    record_batch,
+)
 from coalmine.spec import ServiceSpec
 
 FEATURES = ("a", "b", "c", "check")
@@ -162,6 +170,8 @@ class World:
         status: int = 200,
         ids: Sequence[str] | None = None,
         latency_us: int = 900,
+        caller: int = CALLER_UNKNOWN,
+        shed: int = 1,
         batch: int = 25,
     ) -> list[tuple[str, list[int]]]:
         """Send requests, 100 a second; returns ids and the true classes of their rows."""
@@ -189,6 +199,8 @@ class World:
                     ),
                     status=status,
                     error=None if answered else "boom",
+                    batch_rows=shed,
+                    caller=caller,
                 )
             )
         self.sent += requests

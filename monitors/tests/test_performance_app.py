@@ -359,3 +359,43 @@ async def test_a_window_is_scored_when_its_labels_are_mature(
     scored = [window for window in late["windows"] if window["mature"]]
     assert sum(window["labelled"] for window in scored) == 1600
     assert all(window["metrics"]["accuracy"]["value"] > 0.7 for window in scored)
+
+
+async def test_callers_are_added_up_by_block_and_left_out_where_unknown(
+    world: Any, make_service: Any, run_app: Any
+) -> None:
+    world.deploy()
+    for caller, status in ((7, 200), (7, 200), (7, 503), (9, 200), (-1, 200), (-1, 500)):
+        world.send(1, status=status, caller=caller)
+    world.send(5, arm="canary", version="2")  # nobody looked who called
+    world.now += 5
+    world.send(1, caller=9)
+    async with run_app(app_of(world, make_service())) as client:
+        evidence = await client.settled("/v1/evidence")
+    (callers,) = evidence["callers"]
+    # 7: three requests and one error; 9: two and none; the others are callers of their own.
+    assert callers == {
+        "version": "1",
+        "arm": "stable",
+        "callers": 4,
+        "requests": 7,
+        "errors": 2,
+        "requests_squared": 9 + 4 + 1 + 1,
+        "requests_errors": 3 + 1,
+        "errors_squared": 1 + 1,
+    }
+
+
+async def test_a_record_of_shed_requests_counts_as_many_as_it_says(
+    world: Any, make_service: Any, run_app: Any
+) -> None:
+    world.deploy()
+    world.send(20)
+    world.send(1, status=429, shed=500, latency_us=0, caller=3)
+    world.now += 5
+    world.send(1)
+    async with run_app(app_of(world, make_service())) as client:
+        evidence = await client.settled("/v1/evidence")
+    assert total(evidence, "requests", arm="stable") == 520
+    assert total(evidence, "errors", arm="stable") == 500
+    assert total(evidence, "instances", arm="stable") == 160

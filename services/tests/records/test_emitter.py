@@ -101,7 +101,7 @@ async def test_the_next_emitter_ships_what_the_last_left_also_of_another_model(
     assert read_ids(collector.log) == _keys(names, 2)
     batches = [batch for _, batch in collector.log.read(0, limit_rows=10**6)]
     widths = {batch.column("model_version")[0].as_py(): batch.num_columns for batch in batches}
-    assert widths == {"1": 41, "2": 20, "3": 41}
+    assert widths == {"1": 42, "2": 21, "3": 42}
     assert spool_stats(spool).acknowledged_rows == 300
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 import textwrap
@@ -16,6 +17,7 @@ from hypothesis import strategies as st
 
 from coalmine.modeldir import Column, ModelCard, Tensor
 from coalmine.records import (
+    CALLER_NONE,
     AnsweredRequest,
     InferenceRecord,
     MalformedBatchError,
@@ -296,7 +298,7 @@ def test_a_strangers_frames_are_refused_and_never_break_anything(
 def test_a_few_bytes_that_claim_to_be_many_rows_are_refused() -> None:
     nothing = ModelCard(name="m", inputs=(), outputs=())
     layout = Layout.of(nothing, model_version="1", arm="stable", pod="p")
-    head = HEAD.pack(0, 0, 0, 2**32 - 1, 1, 200, 0, 1, 1, 0)
+    head = HEAD.pack(0, 0, 0, 2**32 - 1, 1, 200, 0, 1, 1, 0, -2)
     body = _body(layout, framed(GROUP.pack(1, 2**32 - 1) + head + b"r", rows=2**32 - 1).tobytes())
     with pytest.raises(MalformedBatchError, match="at most"):
         parse_frames(body, rows=2**32 - 1)
@@ -350,3 +352,31 @@ def test_decoding_does_not_import_pandas() -> None:
         """
     )
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_the_block_of_callers_is_kept_and_an_unknown_one_is_null(
+    card: ModelCard, make_record: MakeRecord
+) -> None:
+    records = [
+        make_record("known", rows=2, caller=17),
+        make_record("none", rows=1, caller=CALLER_NONE),
+        make_record("unknown", rows=1),
+    ]
+    batch = _batch(records, card)
+    assert batch.column("caller_block").to_pylist() == [17, 17, -1, None]
+
+
+def test_frames_of_the_version_before_are_read(card: ModelCard, make_record: MakeRecord) -> None:
+    """What waits in a spool while a server is replaced by one of the next version."""
+    frame = Layout.of(card, model_version="1", arm="stable", pod="p").encode(
+        make_record("old", rows=1)
+    )
+    payload = frame.tobytes()[PREFIX:]
+    caller = GROUP.size + HEAD.size - 2
+    old = framed(payload[:caller] + payload[caller + 2 :], rows=1).tobytes()
+    dumped = json.loads(Layout.of(card, model_version="1", arm="stable", pod="p").dump())
+    dumped["version"] = 3
+    layout = Layout.load(json.dumps(dumped).encode())
+    (row,) = decode(old, scan(old), layout=layout).to_pylist()
+    assert (row["request_id"], row["caller_block"]) == ("old", None)
+    assert row["label"] is not None

@@ -29,7 +29,7 @@ def _one(name: str, *, outputs: tuple[str, ...] = ("label",)) -> ModelCard:
 def test_columns_are_named_and_typed_by_the_card(card: ModelCard) -> None:
     schema = record_schema(card)
     assert schema.names[:4] == ["request_id", "time", "model_name", "model_version"]
-    assert schema.names[13:15] == ["f0", "f1"]
+    assert schema.names[13:16] == ["caller_block", "f0", "f1"]
     assert schema.field("time").type == pa.timestamp("us", tz="UTC")
     assert schema.field("f0").type == pa.float32()
     assert schema.field("label").type == pa.int64()
@@ -41,7 +41,7 @@ def test_columns_are_named_and_typed_by_the_card(card: ModelCard) -> None:
 def test_a_tensor_without_columns_is_not_recorded() -> None:
     image = Tensor(name="image", datatype="UINT8", shape=(-1, 3, 8, 8))
     schema = record_schema(ModelCard(name="m", inputs=(image,), outputs=()))
-    assert len(schema) == 13
+    assert len(schema) == 14
 
 
 @pytest.mark.parametrize("name", ["status", "row", "true_label", "day"])

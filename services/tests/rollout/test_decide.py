@@ -23,6 +23,7 @@ from coalmine.rollout import (
     decide,
     select,
 )
+from coalmine.rollout._callers import caller_effect
 from coalmine.spec import GuardsSpec
 
 from .worlds import CANDIDATE, STABLE, World
@@ -292,6 +293,42 @@ def test_the_shares_of_sticky_callers_are_counted_by_caller() -> None:
     assert decide(good(splits=(few,), sticky=True), ALL).kind == "non_inferior"
     many = off.model_copy(update={"callers": {Arm.STABLE: 700, Arm.CANARY: 300}})
     assert decide(good(splits=(many,), sticky=True), ALL).kind == "insufficient_evidence"
+
+
+@pytest.mark.parametrize(
+    ("per_caller", "kind"), [(1, "insufficient_evidence"), (70, "non_inferior")]
+)
+def test_requests_of_one_caller_are_one_draw(per_caller: int, kind: VerdictKind) -> None:
+    off = SPLIT.model_copy(update={"requests": {Arm.STABLE: 700, Arm.CANARY: 300}})
+
+    def callers(requests: int) -> Callers:
+        return Callers(
+            callers=requests // per_caller, requests=requests, errors=0,
+            requests_squared=requests * per_caller, requests_errors=0, errors_squared=0,
+        )  # fmt: skip
+
+    known = {Arm.STABLE: callers(70_000), Arm.CANARY: callers(30_000)}
+    assert decide(good(splits=(off,), sticky=True, callers=known), ALL).kind == kind
+
+
+def test_of_few_callers_less_is_known() -> None:
+    def effect(callers: int) -> float:
+        """A fifth of the callers makes all errors, of 30 requests each."""
+        odd = callers // 5
+        sums = Callers(
+            callers=callers, requests=30 * callers, errors=3 * odd,
+            requests_squared=900 * callers, requests_errors=90 * odd, errors_squared=9 * odd,
+        )  # fmt: skip
+        return caller_effect({Arm.CANARY: sums, Arm.STABLE: sums})
+
+    assert effect(1) == 30.0, "all requests of the one caller are one"
+    assert 30.0 >= effect(5) > effect(20) > effect(100) > effect(10_000) > 1.0
+    assert effect(10_000) == pytest.approx(effect(1_000_000), rel=0.05)
+    alone = Callers(
+        callers=900, requests=900, errors=5, requests_squared=900, requests_errors=5,
+        errors_squared=5,
+    )  # fmt: skip
+    assert caller_effect({Arm.CANARY: alone, Arm.STABLE: alone}) == 1.0
 
 
 def test_one_caller_who_fails_always_is_no_regression() -> None:

@@ -19,6 +19,7 @@ from coalmine.rollout import (
     parse_measured,
     select,
 )
+from coalmine.rollout._measured import MeasuredCallers
 
 from .worlds import CANDIDATE, STABLE, World
 
@@ -120,6 +121,32 @@ def test_a_split_is_counted_where_an_arm_had_no_request_too() -> None:
     assert evidence_of(*alone, window=window).splits == ()  # Nothing is known of the canary.
     found = evidence_of(*alone, block(13.0, "canary", CANDIDATE, **counts), window=window)
     assert found.splits[0].requests == {Arm.STABLE: 100, Arm.CANARY: 10}
+
+
+def test_callers_are_those_of_the_arms_that_are_compared_or_unknown() -> None:
+    def sums(arm: str, version: str) -> MeasuredCallers:
+        return MeasuredCallers(
+            version=version, arm=arm, callers=5, requests=10, errors=1, requests_squared=20,
+            requests_errors=2, errors_squared=1,
+        )  # fmt: skip
+
+    def found(*callers: MeasuredCallers) -> set[Arm] | None:
+        measured = Measured(
+            evaluated_to=50.0, latency_edges_us=(1000.0, 2000.0), blocks=both(12.0), callers=callers
+        )
+        evidence = select(
+            measured, windows=(WINDOW,), candidate=CANDIDATE, stable=STABLE, block_s=1.0
+        )
+        return None if evidence.callers is None else set(evidence.callers)
+
+    stable, canary = sums("stable", STABLE), sums("canary", CANDIDATE)
+    assert found(stable, canary, sums("canary", "9"), sums("x", STABLE)) == {
+        Arm.STABLE,
+        Arm.CANARY,
+    }
+    assert found(stable) is None
+    assert found(stable, sums("canary", "9")) is None
+    assert found() is None
 
 
 def test_what_a_source_cannot_measure_is_none_and_not_zero() -> None:

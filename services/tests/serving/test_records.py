@@ -91,6 +91,69 @@ def test_one_row_per_instance_whatever_the_protocol(
     assert (stats.emitted_rows, stats.pending_rows, stats.dropped_rows) == (7, 0, 0)
 
 
+@pytest.mark.parametrize("kind", ["native", "uvicorn"])
+def test_a_record_says_which_block_of_callers_asked_and_never_who(
+    start: Any, model_dir: Path, tmp_path: Path, collector: Any, kind: str
+) -> None:
+    url, log = collector
+    spool = ("--records", url, "--spool", str(tmp_path / "spool"))
+    served = start(model_dir, *spool, "--caller-header", "X-User-Id", kind=kind)
+    address = f"{served.url}/v1/models/toy:predict"
+    for name, headers in (
+        ("ada", {"x-user-id": "ada@example.org"}),
+        ("bob", {"x-user-id": "bob@example.org"}),
+        ("nobody", {}),
+    ):
+        body = {"instances": [ROWS[0]]}
+        answer = httpx.post(address, json=body, headers={"x-request-id": name, **headers})
+        assert answer.status_code == 200
+    with triton_grpc.InferenceServerClient(f"127.0.0.1:{served.grpc_port}") as triton:
+        tensor = triton_grpc.InferInput("features", [1, 4], "FP32")
+        tensor.set_data_from_numpy(np.array(ROWS[:1], np.float32))
+        headers = {"x-request-id": "ada-by-gRPC", "x-user-id": "ada@example.org"}
+        triton.infer("toy", [tensor], headers=headers)
+    rows = {row["request_id"]: row for row in rows_of(log, 4)}
+    blocks = {name: row["caller_block"] for name, row in rows.items()}
+    assert blocks["ada"] == blocks["ada-by-gRPC"] != blocks["bob"]
+    assert all(0 <= blocks[name] < 4096 for name in ("ada", "bob"))
+    assert blocks["nobody"] == -1
+    assert "example" not in str(rows)
+
+
+@pytest.mark.parametrize(
+    ("bound", "status"), [(("--max-concurrency", "3"), 429), (("--max-queue-rows", "2"), 503)]
+)
+async def test_what_is_shed_is_recorded_and_counted_in_few_records(
+    start: Any,
+    model_dir: Path,
+    tmp_path: Path,
+    collector: Any,
+    bound: tuple[str, str],
+    status: int,
+) -> None:
+    url, log = collector
+    served = start(
+        model_dir,
+        *("--transformer", "moody:Moody", *bound),
+        *("--records", url, "--spool", str(tmp_path / "spool")),
+    )
+    slow = {"instances": [{"raw": [1, 2, 3, 4], "wait": 1.5}]}
+    limits = httpx.Limits(max_connections=60)
+    async with httpx.AsyncClient(limits=limits, timeout=60) as client:
+        address = f"{served.url}/v1/models/toy:predict"
+        answers = await asyncio.gather(*(client.post(address, json=slow) for _ in range(60)))
+    shed = sum(answer.status_code == status for answer in answers)
+    assert shed > 40
+    assert served.stop() == 0, "what waits is written at the end"
+    rows = [row for _, batch in log.read(0, limit_rows=1000) for row in batch.to_pylist()]
+    answered = [row for row in rows if row["status"] == 200]
+    refused = [row for row in rows if row["status"] == status]
+    assert len(answered) == 60 - shed
+    assert sum(row["batch_rows"] for row in refused) == shed
+    assert len(refused) < shed
+    assert all(row["error"] and row["label"] is None for row in refused)
+
+
 @pytest.mark.slow
 def test_a_killed_server_loses_no_record_of_an_answer(
     start: Any, model_dir: Path, tmp_path: Path, collector: Any

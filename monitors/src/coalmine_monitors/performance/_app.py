@@ -14,7 +14,14 @@ from coalmine.spec import ServiceSpec
 from coalmine_monitors._catalog import Catalog
 from coalmine_monitors._state import StateStore
 from coalmine_monitors._web import monitor_app
-from coalmine_monitors.performance import _blocks, _estimates, _join, _predictions, _scores
+from coalmine_monitors.performance import (
+    _blocks,
+    _callers,
+    _estimates,
+    _join,
+    _predictions,
+    _scores,
+)
 from coalmine_monitors.performance._blocks import LATENCY_EDGES_US, read_blocks, read_pairs
 from coalmine_monitors.performance._monitor import PerformanceMonitor
 from coalmine_monitors.performance._predictions import with_predictions
@@ -46,7 +53,7 @@ def create_performance_app(
     """
     spec = service.monitors.performance
     block_s = max(spec.block, _SHORTEST_BLOCK)
-    parts = (_blocks, _join, _predictions, _estimates, _scores)
+    parts = (_blocks, _callers, _join, _predictions, _estimates, _scores)
     store = StateStore(state, tables="".join(part.TABLES for part in parts))
     monitor = PerformanceMonitor(
         spec,
@@ -69,6 +76,7 @@ def create_performance_app(
             limit = min(until, evaluated_to - block_s)
             blocks = read_blocks(connection, since=since, until=limit, block_s=block_s)
             names, counted = with_predictions(connection, blocks, block_s=block_s)
+            callers = _callers.read_callers(connection, since=since, until=limit + block_s)
             pairs = read_pairs(connection, since=since, until=limit, block_s=block_s)
         instances = sum(block.instances for block in blocks)
         labelled = sum(block.labelled for block in blocks)
@@ -79,6 +87,7 @@ def create_performance_app(
             blocks=counted,
             prediction_names=names,
             pairs=tuple(pairs),
+            callers=tuple(callers),
             label_coverage=labelled / instances if instances else None,
         )
 

@@ -24,6 +24,7 @@ __all__ = [
     "add_traffic",
     "first_block",
     "forget_blocks",
+    "outcomes",
     "read_blocks",
     "read_pairs",
     "traffic",
@@ -48,6 +49,8 @@ CREATE TABLE IF NOT EXISTS pairs (
 ) WITHOUT ROWID;
 """
 
+#: Turned away for having too much to do: a record says how many were at once, as `batch_rows`.
+_SHED = (429, 503)
 _OUTCOMES = ((True, True), (True, False), (False, True), (False, False))
 
 
@@ -60,23 +63,32 @@ class Traffic(NamedTuple):
     latency: NDArray[np.int64]
 
 
+def outcomes(batch: pa.RecordBatch) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """How many requests each row of a batch stands for, and how many failed, [rows]."""
+    status = batch.column("status").to_numpy()
+    shed = np.maximum(batch.column("batch_rows").to_numpy().astype(np.int64), 1)
+    requests = np.where(np.isin(status, _SHED), shed, 1)
+    requests[batch.column("row").to_numpy() != 0] = 0
+    return requests, np.where(status >= ERROR_STATUS, requests, 0)
+
+
 def traffic(batch: pa.RecordBatch, *, block_s: float) -> dict[Cell, Traffic]:
-    """Requests (rows numbered 0), errors and latencies of a batch, by block."""
+    """Requests (rows numbered 0, and what was shed), errors and latencies of a batch, by block."""
     version, arm = batch_version(batch), batch_arm(batch)
     blocks = (times(batch) // block_s).astype(np.int64)
-    first = batch.column("row").to_numpy() == 0
-    failed = batch.column("status").to_numpy() >= ERROR_STATUS
+    counted, failed = outcomes(batch)
+    first = counted > 0
+    answered = batch.column("status").to_numpy() < ERROR_STATUS
     # "left": a latency equal to an edge is not slower than it.
     bins = np.searchsorted(LATENCY_EDGES_US, batch.column("latency_us").to_numpy(), side="left")
     found: dict[Cell, Traffic] = {}
     for block in np.unique(blocks):
         here = blocks == block
-        requests = here & first
         found[Cell(int(block), version, arm)] = Traffic(
-            requests=int(requests.sum()),
-            errors=int((requests & failed).sum()),
-            instances=int((here & ~failed).sum()),
-            latency=np.bincount(bins[requests], minlength=LATENCY_EDGES_US.size + 1),
+            requests=int(counted[here].sum()),
+            errors=int(failed[here].sum()),
+            instances=int((here & answered).sum()),
+            latency=np.bincount(bins[here & first], minlength=LATENCY_EDGES_US.size + 1),
         )
     return found
 

@@ -28,6 +28,7 @@ from coalmine_monitors.performance._blocks import (
     traffic,
 )
 from coalmine_monitors.performance._calibrations import Calibrations
+from coalmine_monitors.performance._callers import add_callers, forget_callers
 from coalmine_monitors.performance._estimate import Calibration
 from coalmine_monitors.performance._estimates import (
     add_expected,
@@ -194,6 +195,7 @@ class PerformanceMonitor:
         with self._store.step(self._saved) as connection:
             for batch in batches:
                 add_traffic(connection, traffic(batch, block_s=self._block_s))
+                add_callers(connection, batch)
             for batch, calibration in estimated:
                 add_expected(connection, batch, calibration=calibration, block_s=self._block_s)
             add_predictions(connection, answers, block_s=self._block_s)
@@ -205,6 +207,7 @@ class PerformanceMonitor:
             self._judge(connection, joined.scored, changed=changed)
             if tidy:
                 forget(connection, newest=position.tidied)
+                forget_callers(connection, newest=position.tidied)
                 forget_blocks(connection, newest=position.tidied, block_s=self._block_s)
                 forget_predictions(
                     connection, oldest=position.tidied - MAX_AGE, block_s=self._block_s

@@ -12,6 +12,7 @@ from pydantic import BaseModel, ConfigDict
 __all__ = [
     "ArmDifference",
     "Block",
+    "Callers",
     "ClassScores",
     "Evidence",
     "Measured",
@@ -35,10 +36,11 @@ class Block(_Answer):
     arm: str
     requests: int
     errors: int
-    """Requests answered with a status of 400 or more; they are among `requests`."""
+    """Requests shed, or answered with a status of 400 or more; they are among `requests`."""
 
     latency_counts: tuple[int, ...]
-    """Entry i counts edges[i-1] < latency <= edges[i]; one more entry counts the slower."""
+    """Entry i counts edges[i-1] < latency <= edges[i]; one more entry counts the slower.
+    Requests that were shed together count once here."""
 
     instances: int
     """Rows that were answered with a prediction."""
@@ -63,6 +65,24 @@ class Pair(_Answer):
     both_wrong: int
 
 
+class Callers(_Answer):
+    """Callers of a (version, arm), as sums over them: n requests of one, e errors among these."""
+
+    version: str
+    arm: str
+    callers: int
+    requests: int
+    errors: int
+    requests_squared: int
+    """The sum of n * n."""
+
+    requests_errors: int
+    """The sum of n * e."""
+
+    errors_squared: int
+    """The sum of e * e."""
+
+
 class Evidence(_Answer):
     """Everything a rollout decision is made of, for blocks that start in [since, until)."""
 
@@ -78,6 +98,9 @@ class Evidence(_Answer):
     pairs: tuple[Pair, ...]
     prediction_names: tuple[str, ...]
     """The predicted classes; of very many, the rarer ones together."""
+
+    callers: tuple[Callers, ...] = ()
+    """Since `since`, to a minute; a (version, arm) is missing whose callers nobody recorded."""
 
     label_coverage: float | None
     """Labelled share of the instances listed; None without instances."""

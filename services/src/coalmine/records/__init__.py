@@ -40,6 +40,9 @@ from coalmine.records._schema import (
 )
 from coalmine.records._spool import spool_stats
 from coalmine.records._types import (
+    CALLER_BLOCKS,
+    CALLER_NONE,
+    CALLER_UNKNOWN,
     AnsweredRequest,
     BatchId,
     EmitterState,
@@ -56,6 +59,9 @@ if TYPE_CHECKING:
     from prometheus_client import CollectorRegistry
 
 __all__ = [
+    "CALLER_BLOCKS",
+    "CALLER_NONE",
+    "CALLER_UNKNOWN",
     "RESERVED_COLUMNS",
     "AnsweredRequest",
     "BatchId",

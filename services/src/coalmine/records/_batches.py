@@ -12,7 +12,7 @@ import pyarrow.compute as pc
 
 from coalmine.records._errors import MalformedBatchError
 from coalmine.records._fingerprints import fingerprints
-from coalmine.records._schema import BASE_FIELDS
+from coalmine.records._schema import BASE_FIELDS, LATER_FIELDS
 from coalmine.records._types import BatchId
 
 __all__ = ["PackedBatch", "pack", "parse_stream", "unpack"]
@@ -78,6 +78,8 @@ def _check(batch: pa.RecordBatch) -> None:
 def _check_schema(schema: pa.Schema) -> None:
     """Once for each schema, since there are few; what raises is not remembered."""
     for field in BASE_FIELDS:
+        if field.name in LATER_FIELDS and field.name not in schema.names:
+            continue
         index = schema.get_field_index(field.name)
         if index < 0 or schema.field(index).type != field.type:
             raise MalformedBatchError(f"column {field.name!r} must be there once, as {field.type}")

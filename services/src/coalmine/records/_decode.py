@@ -14,9 +14,9 @@ from numpy.typing import NDArray
 
 from coalmine.modeldir import ModelCard
 from coalmine.records._errors import MalformedBatchError, SchemaError
-from coalmine.records._frame import GROUP, HEAD, HEAD_DTYPE, PROTOCOLS, Layout
+from coalmine.records._frame import GROUP, PROTOCOLS, Layout
 from coalmine.records._framing import PREFIX, Scan, scan
-from coalmine.records._types import InferenceRecord
+from coalmine.records._types import CALLER_UNKNOWN, InferenceRecord
 
 __all__ = ["FRAMES_TYPE", "decode", "parse_frames", "record_batch"]
 
@@ -66,10 +66,10 @@ def decode(data: bytes | memoryview, found: Scan, *, layout: Layout) -> pa.Recor
     frames = [start + PREFIX for start in found.starts]
     counts = [GROUP.unpack_from(view, at)[0] for at in frames]
     begins = np.array(frames, np.int64) + GROUP.size
-    ids = begins + np.array(counts, np.int64) * HEAD.size
+    ids = begins + np.array(counts, np.int64) * layout.head.itemsize
     ends = np.array([*found.starts[1:], found.end], np.int64)
     _check(ids <= ends)
-    heads = np.frombuffer(_gather(view, begins, ids), HEAD_DTYPE)
+    heads = np.frombuffer(_gather(view, begins, ids), layout.head)
     owner = np.repeat(np.arange(len(frames)), counts)
     errors = ids + _sums(heads["id_length"], owner, len(frames))
     values = errors + _sums(heads["error_length"], owner, len(frames))
@@ -99,6 +99,7 @@ def decode(data: bytes | memoryview, found: Scan, *, layout: Layout) -> pa.Recor
     }
     for name in ("status", "latency_us", "queue_us", "batch_rows"):
         columns[name] = number_array(heads[name][parent])
+    columns["caller_block"] = _callers(heads, parent)
     answered = heads["answered"].astype(bool)
     in_frames = _sums(np.where(answered, rows, 0), owner, len(frames))
     spans = _Spans(values, ends, in_frames, answered[parent])
@@ -118,6 +119,15 @@ def record_batch(
     layout = Layout.of(card, model_version=model_version, arm=arm, pod=pod)
     data = b"".join(layout.encode(record).tobytes() for record in records)
     return decode(data, scan(data), layout=layout)
+
+
+def _callers(heads: NDArray[Any], parent: NDArray[np.int64]) -> pa.Array:
+    """Null where nobody looked who called, and in the frames of an earlier version."""
+    if "caller" not in (heads.dtype.names or ()):
+        return pa.nulls(len(parent), pa.int16())
+    callers = heads["caller"][parent]
+    known = callers > CALLER_UNKNOWN
+    return number_array(callers, valid=None if known.all() else known)
 
 
 class _Spans(NamedTuple):

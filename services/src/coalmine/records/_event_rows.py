@@ -85,6 +85,8 @@ def rows_of(call: Call, signatures: Signatures) -> EventRows:
     fate, status, error_text = _fate(call, wrong)
     base = _base(call, request.content, deployed, rows=rows)
     base |= {"status": status, "error": error_text}
+    if status >= 400:
+        base["batch_rows"] = 1  # it was not run, and is one request
     columns = {
         name: number_array(np.arange(rows, dtype=np.int32))
         if name == "row"
@@ -189,6 +191,7 @@ def _base(
         "latency_us": max(0, round((ended - event.time) * 1_000_000)),
         "queue_us": 0,
         "batch_rows": rows,
+        "caller_block": None,
     }
 
 

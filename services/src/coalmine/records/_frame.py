@@ -12,7 +12,7 @@ import itertools
 import json
 import struct
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -25,11 +25,11 @@ from coalmine.records._framing import Frame, framed
 from coalmine.records._schema import record_schema
 from coalmine.records._types import AnsweredRequest, InferenceRecord
 
-__all__ = ["GROUP", "HEAD", "HEAD_DTYPE", "PROTOCOLS", "Layout"]
+__all__ = ["GROUP", "HEAD", "PROTOCOLS", "Layout"]
 
 GROUP = struct.Struct("<II")  # requests in the frame, and their rows
-HEAD = struct.Struct("<qqqIihBBHH")
-HEAD_DTYPE = np.dtype(
+HEAD = struct.Struct("<qqqIihBBHHh")
+_HEAD_DTYPE = np.dtype(
     [
         ("time", "<i8"),
         ("latency_us", "<i8"),
@@ -41,10 +41,13 @@ HEAD_DTYPE = np.dtype(
         ("answered", "u1"),
         ("id_length", "<u2"),
         ("error_length", "<u2"),
+        ("caller", "<i2"),
     ]
 )
 #: Of the frames themselves; a file of another version cannot be read, and counts as corrupt.
-_VERSION = 3
+_VERSION = 4
+#: How heads look, by version: of the one before, whatever still waits in a spool is read.
+_HEADS = {3: np.dtype(_HEAD_DTYPE.descr[:-1]), 4: _HEAD_DTYPE}
 
 PROTOCOLS = ("v1", "v2", "grpc")
 _PROTOCOL_CODES = {name: code for code, name in enumerate(PROTOCOLS)}
@@ -81,6 +84,8 @@ class Layout:
     schema: pa.Schema
     plain: tuple[_Tensor, ...]
     texts: tuple[_Tensor, ...]
+    head: np.dtype[Any] = _HEAD_DTYPE
+    """Of the frames that are read by it; all that are written have the newest."""
 
     @classmethod
     def of(cls, card: ModelCard, *, model_version: str, arm: str, pod: str) -> Layout:
@@ -126,10 +131,10 @@ class Layout:
         """Read what `dump` wrote; SchemaError if it is something else."""
         try:
             content = json.loads(payload)
-            if (version := content.pop("version", 1)) != _VERSION:
+            if (version := content.pop("version", 1)) not in _HEADS:
                 raise SchemaError(f"records of version {version}, not {_VERSION}")
             card = ModelCard.model_validate(content.pop("card"))
-            return cls.of(card, **content)
+            return replace(cls.of(card, **content), head=_HEADS[version])
         except (ValueError, TypeError, KeyError, AttributeError) as error:
             raise SchemaError(f"not the layout of records: {error}") from error
 
@@ -143,6 +148,7 @@ class Layout:
             record.latency_us,
             len(next(iter(record.inputs.values()))) if answered else 1,
             record.queue_us,
+            record.caller,
         )
         error = b"" if record.error is None else _encoded(record.error)
         top, rows = _top([request], record.batch_rows, answered, status=record.status, error=error)
@@ -201,7 +207,7 @@ def _top(
     """All of a frame but its tensors, and its rows; `error` is that of the only request."""
     heads, ids = [b""], []
     total, error_length = 0, len(error)
-    for text, time, protocol, latency_us, rows, queue_us in requests:
+    for text, time, protocol, latency_us, rows, queue_us, caller in requests:
         if rows < 1:
             raise ValueError("a record of no instances")
         total += rows
@@ -219,6 +225,7 @@ def _top(
                 answered,
                 len(identifier),
                 error_length,
+                caller,
             )
         )
     heads[0] = GROUP.pack(len(ids), total)

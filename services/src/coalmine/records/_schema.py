@@ -11,7 +11,14 @@ import pyarrow as pa
 from coalmine.modeldir import Column, ModelCard, Tensor
 from coalmine.records._errors import SchemaError
 
-__all__ = ["BASE_FIELDS", "RESERVED_COLUMNS", "class_name", "label_categories", "record_schema"]
+__all__ = [
+    "BASE_FIELDS",
+    "LATER_FIELDS",
+    "RESERVED_COLUMNS",
+    "class_name",
+    "label_categories",
+    "record_schema",
+]
 
 #: The columns every record has, whatever the model.
 BASE_FIELDS: tuple[pa.Field, ...] = (
@@ -28,7 +35,11 @@ BASE_FIELDS: tuple[pa.Field, ...] = (
     pa.field("queue_us", pa.int64(), nullable=False),
     pa.field("batch_rows", pa.int32(), nullable=False),
     pa.field("row", pa.int32(), nullable=False),
+    # Which block of sticky callers asked: 0 to 4095, -1 if none said so, null if nobody looked.
+    pa.field("caller_block", pa.int16()),
 )
+#: Those that records of an earlier version do not have.
+LATER_FIELDS = frozenset({"caller_block"})
 
 #: Names no feature or output may have: the columns above, the join's, and the archive's partitions.
 RESERVED_COLUMNS = frozenset(field.name for field in BASE_FIELDS) | {
@@ -56,7 +67,7 @@ _TYPES: dict[str, pa.DataType] = {
 
 
 def record_schema(card: ModelCard) -> pa.Schema:
-    """The schema of the records of a model: 13 columns of the request, the features, the outputs.
+    """The schema of the records of a model: 14 columns of the request, the features, the outputs.
 
     A column has the type of its tensor; a categorical one holds indices. The metadata of a field
     says its `role` (feature | output) and, if it is categorical, its `categories` as JSON. Raises

@@ -10,6 +10,9 @@ from typing import Any, Literal, NamedTuple
 from numpy.typing import NDArray
 
 __all__ = [
+    "CALLER_BLOCKS",
+    "CALLER_NONE",
+    "CALLER_UNKNOWN",
     "AnsweredRequest",
     "BatchId",
     "EmitterState",
@@ -22,6 +25,14 @@ __all__ = [
 ]
 
 Protocol = Literal["v1", "v2", "grpc"]
+
+#: Callers are recorded by blocks, 0 to 4095: enough to see by how much they differ, too few to tell
+#: one of them from the others.
+CALLER_BLOCKS = 4096
+#: A request that said no caller, so that each of these is dealt out alone.
+CALLER_NONE = -1
+#: Nobody looked for the caller.
+CALLER_UNKNOWN = -2
 
 _BATCH_ID = re.compile(r"([A-Za-z0-9._-]{1,128}):([0-9]{1,18})-([0-9]{1,18})")
 
@@ -53,9 +64,12 @@ class InferenceRecord(NamedTuple):
     """Part of the latency spent waiting for a runner."""
 
     batch_rows: int = 1
-    """Rows of the batch the request was run in, its own and others'."""
+    """Rows of the batch the request was run in, its own and others'. Of a request that was shed:
+    how many were, at once and alike, that this record stands for."""
 
     error: str | None = None
+    caller: int = CALLER_UNKNOWN
+    """The block of callers it is of, `CALLER_NONE` or `CALLER_UNKNOWN`."""
 
 
 class AnsweredRequest(NamedTuple):
@@ -71,6 +85,7 @@ class AnsweredRequest(NamedTuple):
     """Its instances, which follow those of the requests before it."""
 
     queue_us: int = 0
+    caller: int = CALLER_UNKNOWN
 
 
 class Label(NamedTuple):

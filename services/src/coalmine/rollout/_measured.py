@@ -9,11 +9,10 @@ from typing import Annotated
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from coalmine.arms import Arm
 from coalmine.rollout._errors import EvidenceUnavailable
 from coalmine.rollout._evidence import Callers, Query
 
-__all__ = ["Measured", "MeasuredBlock", "MeasuredPair", "parse_measured"]
+__all__ = ["Measured", "MeasuredBlock", "MeasuredCallers", "MeasuredPair", "parse_measured"]
 
 _Count = Annotated[int, Field(ge=0)]
 
@@ -68,6 +67,24 @@ class MeasuredPair(_Answer):
     both_wrong: _Count
 
 
+class MeasuredCallers(_Answer):
+    """The callers of one version on one arm, since the asked time, as sums over them."""
+
+    version: str
+    arm: str
+    callers: _Count
+    requests: _Count
+    errors: _Count
+    requests_squared: _Count
+    requests_errors: _Count
+    errors_squared: _Count
+
+    @property
+    def sums(self) -> Callers:
+        """Without whose they are."""
+        return Callers(**self.model_dump(exclude={"version", "arm"}))
+
+
 class Measured(_Answer):
     """Totals by block. A block's labels grow as they come in; a later answer replaces this one."""
 
@@ -80,7 +97,9 @@ class Measured(_Answer):
     prediction_names: tuple[str, ...] = ()
     """Classes, or bins of a number, that predictions are counted by."""
 
-    callers: dict[Arm, Callers] | None = None
+    callers: tuple[MeasuredCallers, ...] = ()
+    """Without those of which no record says who called."""
+
     source: str = "performance monitor"
     """Who measured, for a person."""
 

@@ -17,7 +17,15 @@ from typing import NamedTuple
 import numpy as np
 
 from coalmine.arms import Arm
-from coalmine.rollout._evidence import ArmCounts, Block, Evidence, PairBlock, Split, Window
+from coalmine.rollout._evidence import (
+    ArmCounts,
+    Block,
+    Callers,
+    Evidence,
+    PairBlock,
+    Split,
+    Window,
+)
 from coalmine.rollout._measured import Measured, MeasuredBlock
 
 __all__ = ["select"]
@@ -79,7 +87,7 @@ def select(
         pairs=_pairs(measured, windows=windows, versions=(candidate, stable), block_s=block_s),
         splits=_splits(measured, windows=windows, versions=(candidate, stable), block_s=block_s),
         sticky=sticky,
-        callers=measured.callers,
+        callers=_callers(measured, windows=windows, versions=(candidate, stable)),
         prediction_names=measured.prediction_names,
         source=measured.source,
         queries=measured.queries,
@@ -130,8 +138,7 @@ def _splits(
 
     An arm of which nothing at all is known is no arm that got no requests.
     """
-    candidate, stable = versions
-    expected = {Arm.CANARY: candidate, Arm.STABLE: stable, Arm.BASELINE: stable}
+    expected = _versions_of(versions)
     splits = []
     for window in windows:
         if window.arm is not Arm.CANARY or not window.weights:
@@ -149,6 +156,31 @@ def _splits(
         if known == set(window.weights) and any(requests.values()):
             splits.append(Split(weights=window.weights, requests=requests))
     return tuple(splits)
+
+
+def _callers(
+    measured: Measured, *, windows: Sequence[Window], versions: tuple[str, str]
+) -> dict[Arm, Callers] | None:
+    """The callers of the arms that are compared; None where those of one of them are not known."""
+    arms = {arm for window in windows for arm in (window.arm, window.reference, *window.weights)}
+    expected = _versions_of(versions)
+    asked = {b.arm for b in measured.blocks if b.requests} & arms
+    found = {
+        Arm(each.arm): each.sums
+        for each in measured.callers
+        if each.arm in asked and each.version == expected[Arm(each.arm)]
+    }
+    return found if asked and asked == found.keys() else None
+
+
+def _versions_of(versions: tuple[str, str]) -> dict[Arm, str]:
+    candidate, stable = versions
+    return {
+        Arm.SHADOW: candidate,
+        Arm.CANARY: candidate,
+        Arm.STABLE: stable,
+        Arm.BASELINE: stable,
+    }
 
 
 def _window(windows: Sequence[Window], time: float, *, end: float, arm: str) -> Window | None:

@@ -62,7 +62,10 @@ def check_split(evidence: Evidence) -> SplitResult | None:
     if not evidence.splits or (evidence.sticky and not by_caller and not known):
         return None
     # The requests of a caller all went to one arm: together they are one draw.
-    alike = requests_per_caller(known.values()) if known and not by_caller else 1.0
+    alike = 1.0
+    if known and not by_caller:
+        dealt = {arm for split in evidence.splits for arm in split.weights}
+        alike = requests_per_caller(each for arm, each in known.items() if arm in dealt)
     arms = sorted({arm for split in evidence.splits for arm in split.weights} - {Arm.STABLE})
     found = [
         result

@@ -62,6 +62,8 @@ _GROUPS: dict[str, dict[str, str]] = {
         "the user's state directory)",
         "max_spool": "bytes of records kept while nobody takes them; more are dropped and counted",
         "arm": "role of this model version",
+        "caller_header": "header that says who calls: records tell callers apart, by 12 bits of a "
+        "salted hash of it",
     },
     "limits": {
         "max_body": "bytes of one request; more is answered 413",
@@ -169,7 +171,7 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _metavar(name: str, annotation: str) -> str:
-    by_name = {"records": "URL", "transformer": "CLASS"}
+    by_name = {"records": "URL", "transformer": "CLASS", "caller_header": "HEADER"}
     if name in ("spool", "model_cache", "tensorrt_cache"):
         return "DIR"
     by_type = {"int": "N", "int | None": "N", "float": "SECONDS", "float | None": "SECONDS"}

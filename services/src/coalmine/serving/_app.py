@@ -13,6 +13,7 @@ from prometheus_client import CollectorRegistry
 
 from coalmine.clock import SYSTEM_CLOCK, Clock
 from coalmine.serving._asgi import App, Edge, Receive, Scope, Send, respond
+from coalmine.serving._callers import CallerBlocks
 from coalmine.serving._catalogue import Catalogue
 from coalmine.serving._dataplane import Dataplane, Limits
 from coalmine.serving._gpu import watch_gpus
@@ -81,6 +82,7 @@ def create_asgi(
         metrics=metrics,
         recording=recording,
         clock=clock,
+        callers=CallerBlocks(options.caller_header, salt=options.name or ""),
     )
     return ServingApp(plane, options, link=link, tracing=Tracing.from_environment(clock=clock))
 

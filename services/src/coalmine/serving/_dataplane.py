@@ -16,19 +16,19 @@ from typing import Any
 from coalmine.arms import Arm
 from coalmine.clock import Clock
 from coalmine.protocol import InferenceCall, TensorSpec
+from coalmine.records import CALLER_UNKNOWN
 from coalmine.records import Protocol as ProtocolName
 from coalmine.serving._asgi import Headers
+from coalmine.serving._callers import CallerBlocks
 from coalmine.serving._deadline import header_timeout
 from coalmine.serving._delivery import Request, record_failure
-from coalmine.serving._errors import (
-    OverloadedError,
-    TooManyRequestsError,
-)
+from coalmine.serving._errors import ModelFailedError, OverloadedError, TooManyRequestsError
 from coalmine.serving._metrics import ServerMetrics
 from coalmine.serving._model_metrics import model_families
 from coalmine.serving._recording import Recording
 from coalmine.serving._repository import Repository
 from coalmine.serving._servable import Servable
+from coalmine.serving._sheds import Sheds
 from coalmine.serving._spans import current_span
 from coalmine.serving._status import http_status
 
@@ -36,8 +36,8 @@ __all__ = ["Dataplane", "Limits"]
 
 _log = logging.getLogger("coalmine.serving")
 _QUIET = 0.1
-#: The client left; the predictor answered nonsense; the time was over.
-_RECORDED = (499, 502, 504)
+#: The client left; we failed; the predictor answered nonsense; the time was over.
+_RECORDED = (499, 500, 502, 504)
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,12 +66,15 @@ class Dataplane:
         metrics: ServerMetrics,
         recording: Recording,
         clock: Clock,
+        callers: CallerBlocks | None = None,
     ) -> None:
         self.repository = repository
         self.arm = arm
         self.limits = limits
         self.metrics = metrics
         self.clock = clock
+        self.caller = (callers or CallerBlocks(None, salt="")).of
+        self._sheds = Sheds(clock)
         self._recording = recording
         self._inflight = 0
         self._draining = False
@@ -145,11 +148,12 @@ class Dataplane:
         arrived: float,
         *,
         identifier: str | None = None,
+        caller: int = CALLER_UNKNOWN,
     ) -> None:
         """Count a request that is refused because of the error, or left by its client.
 
-        With an `identifier` it is recorded, if it is one that an arm is to be judged by: out of
-        time, or left. (What the model failed on is recorded with its batch.)
+        With an `identifier` it is recorded, if it is one that an arm is to be judged by: shed, out
+        of time, or left. (What the model failed on is recorded with its batch.)
         """
         servable = servable or self.repository.only
         metrics = self._nobody if servable is None else servable.metrics
@@ -157,7 +161,18 @@ class Dataplane:
             metrics.shed(error.reason)
         status = http_status(error)
         metrics.answered(protocol, status, self.clock.monotonic() - arrived)
-        if identifier and status in _RECORDED and servable and servable.emitter:
+        if not identifier or servable is None or servable.emitter is None:
+            return
+        if isinstance(error, OverloadedError) and status != 504:
+            self._sheds.add(
+                identifier,
+                protocol,
+                error,
+                arrived=arrived,
+                emitter=servable.emitter,
+                caller=caller,
+            )
+        elif status in _RECORDED and not isinstance(error, ModelFailedError):
             record_failure(
                 identifier,
                 protocol,
@@ -165,6 +180,7 @@ class Dataplane:
                 arrived=arrived,
                 emitter=servable.emitter,
                 clock=self.clock,
+                caller=caller,
             )
 
     async def start(self) -> None:
@@ -187,6 +203,7 @@ class Dataplane:
     async def close(self) -> None:
         """Stop the model, ship the last records, and keep what cannot be shipped on disk."""
         self.repository.close()
+        self._sheds.flush()
         await self._recording.close()
 
 

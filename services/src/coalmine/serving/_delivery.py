@@ -13,7 +13,7 @@ from typing import Any
 
 from coalmine.clock import Clock
 from coalmine.protocol import Tensors
-from coalmine.records import AnsweredRequest, InferenceRecord, RecordEmitter
+from coalmine.records import CALLER_UNKNOWN, AnsweredRequest, InferenceRecord, RecordEmitter
 from coalmine.records import Protocol as ProtocolName
 from coalmine.serving._batch import Batch, Ticket
 from coalmine.serving._errors import ModelFailedError
@@ -26,7 +26,7 @@ __all__ = ["Request", "deliver", "record_failure"]
 class Request(Ticket):
     """A ticket of the server's own: it knows how its answer is written, and what is recorded."""
 
-    __slots__ = ("arrived", "encode", "protocol", "reply", "request_id")
+    __slots__ = ("arrived", "caller", "encode", "protocol", "reply", "request_id")
 
     reply: Any
     """What `encode` made of the outputs, once the request has been run."""
@@ -42,6 +42,7 @@ class Request(Ticket):
         arrived: float,
         encode: Callable[[Tensors], Any],
         deadline: float = math.inf,
+        caller: int = CALLER_UNKNOWN,
     ) -> None:
         self.tensors = tensors
         self.rows = rows
@@ -52,6 +53,7 @@ class Request(Ticket):
         self.timer = None
         self.protocol = protocol
         self.request_id = request_id
+        self.caller = caller
         self.arrived = arrived
         """On the monotonic clock, when its last byte was there."""
 
@@ -83,6 +85,7 @@ def deliver(
                 arrived=failed.arrived,
                 emitter=emitter,
                 clock=clock,
+                caller=failed.caller,
             )
         batch.settle()
         return
@@ -113,6 +116,7 @@ def deliver(
                     int(took * 1e6),
                     request.rows,
                     int(waited * 1e6),
+                    request.caller,
                 )
             )
     if emitter is not None:
@@ -133,6 +137,7 @@ def record_failure(
     arrived: float,
     emitter: RecordEmitter,
     clock: Clock,
+    caller: int = CALLER_UNKNOWN,
 ) -> None:
     """Record a request without an answer; `arrived` is on the monotonic clock."""
     took = clock.monotonic() - arrived
@@ -146,6 +151,7 @@ def record_failure(
             None,
             http_status(error),
             error=public_message(error),
+            caller=caller,
         )
     )
 

@@ -97,6 +97,7 @@ class GrpcCall:
             arrived=self.arrived,
             encode=encode,
             deadline=plane.deadline(self._began, self.headers, call),
+            caller=plane.caller(self.headers),
         )
         return servable, request
 
@@ -131,8 +132,14 @@ class GrpcCall:
     def count(self, error: BaseException) -> None:
         """Count a call that is not answered, or left by its client."""
         if self.infers:
-            identifier = self.identifier
-            self._plane.count(self.servable, "grpc", error, self.arrived, identifier=identifier)
+            self._plane.count(
+                self.servable,
+                "grpc",
+                error,
+                self.arrived,
+                identifier=self.identifier,
+                caller=self._plane.caller(self.headers),
+            )
 
     def refused(self, error: BaseException) -> Headers:
         """Count and log a refusal; the fields of the response, which has nothing else."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from contextlib import suppress
 from typing import Literal, NamedTuple
 
 import orjson
@@ -20,7 +21,7 @@ from coalmine.serving._asgi import Headers
 from coalmine.serving._dataplane import Dataplane
 from coalmine.serving._delivery import Request
 from coalmine.serving._encoding import inflate
-from coalmine.serving._errors import OverloadedError
+from coalmine.serving._errors import OverloadedError, ServingError, TooManyRequestsError
 from coalmine.serving._ids import request_id
 from coalmine.serving._servable import Servable
 from coalmine.serving._status import http_status, public_message
@@ -109,12 +110,23 @@ class HttpCall:
             arrived=self.arrived,
             encode=_V1Reply(call) if protocol == "v1" else _V2Reply(call, servable, identifier),
             deadline=plane.deadline(self._began, headers, call),
+            caller=plane.caller(headers),
         )
 
     def count(self, error: BaseException) -> None:
         """Count a request that is not answered, or left by its client."""
-        protocol, identifier = self.route.protocol, self.identifier()
-        self._plane.count(self.servable, protocol, error, self.arrived, identifier=identifier)
+        plane = self._plane
+        if self.servable is None and isinstance(error, TooManyRequestsError):
+            with suppress(ServingError):  # shed before anybody asked whose it is
+                self.find()
+        plane.count(
+            self.servable,
+            self.route.protocol,
+            error,
+            self.arrived,
+            identifier=self.identifier(),
+            caller=plane.caller(self._headers),
+        )
 
     def refused(self, error: BaseException) -> Refused:
         """Count and log a refusal; the response."""

@@ -81,6 +81,10 @@ class ServeOptions:
     """Directory where records wait; of this server alone. None: next to the SQLite file, or in the
     user's state directory, by the model's name."""
 
+    caller_header: str | None = None
+    """Header that says who calls, as a gateway sticks callers to arms: records say which block of
+    callers a request is of, 12 bits of a salted hash, and never the header. None: nobody looks."""
+
     server: ServerKind = "native"
     processes: int = 1
     """Server processes that share the port."""

@@ -99,6 +99,8 @@ class Parts:
         }
         if self.service.transformer is not None:
             options["--transformer"] = self.service.transformer
+        if self.service.routing.sticky_header is not None:
+            options["--caller-header"] = self.service.routing.sticky_header
         arguments = [str(word) for pair in options.items() for word in pair]
         if self.service.model.require_gpu:
             arguments.append("--require-gpu")
