@@ -13,6 +13,7 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse, Response
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 
+from coalmine_monitors._alerts import AlertSender
 from coalmine_monitors._metrics import SnapshotCollector
 from coalmine_monitors._state import StateStore
 from coalmine_monitors._worker import Monitor, Worker
@@ -28,16 +29,21 @@ class _Served(Monitor, Protocol):
         """Record time up to which records are judged."""
 
 
-def monitor_app(monitor: _Served, *, store: StateStore, title: str) -> FastAPI:
-    """The app of a monitor, to which its own routes are added."""
+def monitor_app(
+    monitor: _Served, *, store: StateStore, title: str, alerts: AlertSender | None = None
+) -> FastAPI:
+    """The app of a monitor, to which its own routes are added; `alerts` tells of its incidents."""
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
         worker = Worker(monitor, name=title)
         worker.start()
+        telling = asyncio.create_task(_tell(alerts, store), name=f"{title} alerts")
         try:
             yield
         finally:
+            telling.cancel()
+            await asyncio.wait({telling})
             await asyncio.to_thread(worker.stop)
             if not worker.alive:
                 await asyncio.to_thread(store.close)
@@ -70,3 +76,8 @@ def monitor_app(monitor: _Served, *, store: StateStore, title: str) -> FastAPI:
         }
 
     return app
+
+
+async def _tell(alerts: AlertSender | None, store: StateStore) -> None:
+    if alerts is not None:
+        await alerts.run(lambda: store.incidents(only_open=True))

@@ -14,7 +14,7 @@ import pytest
 
 from coalmine.clock import Clock, ManualClock
 from coalmine.incidents import AffectedFeature, Incident
-from coalmine.stack._alerts import REPEAT
+from coalmine.incidents._alerts import REPEAT
 from coalmine.stack._notifier import create_notifier
 
 if TYPE_CHECKING:
@@ -123,7 +123,7 @@ async def test_a_receiver_that_is_away_is_told_when_it_is_back(
 ) -> None:
     world.incidents, world.receiver_away = [INCIDENT], True
     async with notifier(world, tmp_path / "n.json"):
-        await asyncio.sleep(0.2)
+        await until((tmp_path / "n.json").exists)
         world.incidents = []  # over before anyone could be told: it still happened
         await asyncio.sleep(0.1)
         assert world.told == []

@@ -13,6 +13,7 @@ from coalmine.clock import SYSTEM_CLOCK, Clock
 from coalmine.modeldir import Column, ModelCard
 from coalmine.records import RecordLog
 from coalmine.spec import ServiceSpec
+from coalmine_monitors._alerts import AlertSender
 from coalmine_monitors._catalog import Catalog, Deployed
 from coalmine_monitors._errors import UnusableReferenceError
 from coalmine_monitors._state import StateStore
@@ -61,7 +62,14 @@ def create_drift_app(
         build=build,
         shown=lambda version, detector: drift_metrics(service.name, version, detector),
     )
-    app = monitor_app(monitor, store=store, title="drift monitor")
+    alerts = AlertSender(
+        service.monitors.alerts,
+        monitor="drift",
+        state=state,
+        clock=clock,
+        registry=monitor.metrics.registry,
+    )
+    app = monitor_app(monitor, store=store, title="drift monitor", alerts=alerts)
 
     @app.get("/v1/drift")
     def drift(

@@ -11,6 +11,7 @@ from fastapi import FastAPI, Query
 from coalmine.clock import SYSTEM_CLOCK, Clock
 from coalmine.records import RecordLog
 from coalmine.spec import ServiceSpec
+from coalmine_monitors._alerts import AlertSender
 from coalmine_monitors._catalog import Catalog
 from coalmine_monitors._state import StateStore
 from coalmine_monitors._web import monitor_app
@@ -65,7 +66,14 @@ def create_performance_app(
         block_s=block_s,
         segments=service.monitors.segments,
     )
-    app = monitor_app(monitor, store=store, title="performance monitor")
+    alerts = AlertSender(
+        service.monitors.alerts,
+        monitor="performance",
+        state=state,
+        clock=clock,
+        registry=monitor.metrics.registry,
+    )
+    app = monitor_app(monitor, store=store, title="performance monitor", alerts=alerts)
 
     @app.get("/v1/evidence")
     def evidence(since: float = 0.0, until: float = math.inf) -> Evidence:

@@ -13,6 +13,7 @@ from prometheus_client.core import Metric
 from coalmine.clock import SYSTEM_CLOCK, Clock
 from coalmine.records import RecordLog
 from coalmine.spec import ServiceSpec
+from coalmine_monitors._alerts import AlertSender
 from coalmine_monitors._catalog import Catalog, Deployed
 from coalmine_monitors._errors import UnusableReferenceError
 from coalmine_monitors._metrics import capped, gauge
@@ -62,7 +63,14 @@ def create_quality_app(
         build=build,
         shown=lambda version, detector: _metrics(service.name, version, detector),
     )
-    app = monitor_app(monitor, store=store, title="quality monitor")
+    alerts = AlertSender(
+        service.monitors.alerts,
+        monitor="quality",
+        state=state,
+        clock=clock,
+        registry=monitor.metrics.registry,
+    )
+    app = monitor_app(monitor, store=store, title="quality monitor", alerts=alerts)
 
     @app.get("/v1/quality")
     def quality(

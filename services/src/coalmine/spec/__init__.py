@@ -19,6 +19,7 @@ from coalmine.spec._models import (
     StepSpec,
 )
 from coalmine.spec._monitors import (
+    AlertsSpec,
     DriftSpec,
     MonitorsSpec,
     PerformanceSpec,
@@ -35,6 +36,7 @@ from coalmine.spec._pipeline import (
 from coalmine.spec._units import parse_interval
 
 __all__ = [
+    "AlertsSpec",
     "ClusterSpec",
     "DriftSpec",
     "FeatureSpec",

@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
-from coalmine.spec._units import Duration
+from coalmine.spec._units import Duration, HttpUrl
 
 DriftStatistic = Literal["psi", "js", "ks", "wasserstein", "chi_squared", "location"]
 
@@ -115,6 +115,20 @@ class SegmentColumnSpec(_Spec):
         return self
 
 
+class AlertsSpec(_Spec):
+    """Whom the monitors tell of incidents themselves, besides what Prometheus makes of metrics."""
+
+    alertmanager: HttpUrl | None = None
+    """Base address of an Alertmanager (`POST /api/v2/alerts`)."""
+
+    webhook: HttpUrl | None = None
+    """Is posted what Alertmanager posts to its webhooks, version 4."""
+
+    resend: Annotated[Duration, Field(ge=1)] = 60.0
+    """Alertmanager is told again of what is open; it takes an alert for over that it does not hear
+    of for three times as long."""
+
+
 class MonitorsSpec(_Spec):
     """What watches the records."""
 
@@ -124,6 +138,7 @@ class MonitorsSpec(_Spec):
     drift: DriftSpec = DriftSpec()
     performance: PerformanceSpec = PerformanceSpec()
     quality: QualitySpec = QualitySpec()
+    alerts: AlertsSpec = AlertsSpec()
 
     @model_validator(mode="after")
     def _reference_is_by_a_segment(self) -> MonitorsSpec:

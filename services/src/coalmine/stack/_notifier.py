@@ -27,8 +27,7 @@ from prometheus_client import (
 from pydantic import TypeAdapter, ValidationError
 
 from coalmine.clock import Clock
-from coalmine.incidents import Incident
-from coalmine.stack._alerts import Alert, Alerts, delivered, due, observe, webhook
+from coalmine.incidents import Alert, Alerts, Incident, delivered, due, observe, webhook
 from coalmine.stack._state import write_json
 
 __all__ = ["create_notifier"]

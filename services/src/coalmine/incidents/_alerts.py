@@ -1,6 +1,6 @@
-"""Incidents as alerts in Alertmanager's webhook format, version 4; pure functions and frozen state.
+"""Incidents as alerts, for Alertmanager or in its webhook's format; pure functions, frozen state.
 
-An alert is delivered once when its incident opens, again every `REPEAT` seconds while it is open,
+An alert is delivered once when its incident opens, again every `repeat` seconds while it is open,
 and once more, resolved, when it is not. What could not be delivered stays due.
 """
 
@@ -12,9 +12,9 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import Any
 
-from coalmine.incidents import Incident
+from coalmine.incidents._incident import Incident
 
-__all__ = ["REPEAT", "Alert", "delivered", "due", "observe", "webhook"]
+__all__ = ["REPEAT", "Alert", "Alerts", "alertmanager", "delivered", "due", "observe", "webhook"]
 
 #: Seconds; as in the shipped Alertmanager configuration.
 REPEAT = 300.0
@@ -59,12 +59,12 @@ def observe(alerts: Alerts, incidents: Iterable[Incident], *, monitor: str, now:
     return after
 
 
-def due(alerts: Alerts, *, now: float) -> tuple[str, ...]:
+def due(alerts: Alerts, *, now: float, repeat: float = REPEAT) -> tuple[str, ...]:
     """The alerts to deliver now. One that ended untold is told as firing first, then resolved."""
     return tuple(
         key
         for key, alert in alerts.items()
-        if alert.told_at is None or alert.ends_at is not None or now - alert.told_at >= REPEAT
+        if alert.told_at is None or alert.ends_at is not None or now - alert.told_at >= repeat
     )
 
 
@@ -105,6 +105,23 @@ def webhook(alert: Alert, *, external_url: str, generator_url: str) -> dict[str,
                 "fingerprint": alert.fingerprint,
             }
         ],
+    }
+
+
+def alertmanager(alert: Alert, *, expires_at: float, generator_url: str) -> dict[str, Any]:
+    """An alert as `POST /api/v2/alerts` of Alertmanager takes it, in a list.
+
+    One that fires is over at `expires_at` unless it is told again before: whoever tells may die.
+    """
+    ends_at = alert.ends_at if _is_resolved(alert) else None
+    ends_at = expires_at if ends_at is None else ends_at
+    return {
+        "labels": dict(alert.labels),
+        "annotations": dict(alert.annotations),
+        # Records may be from a machine whose clock is ahead; an alert cannot end before it starts.
+        "startsAt": _rfc3339(min(alert.starts_at, ends_at)),
+        "endsAt": _rfc3339(ends_at),
+        "generatorURL": generator_url,
     }
 
 
