@@ -20,7 +20,9 @@ from coalmine_monitors._state import StateStore
 from coalmine_monitors._web import monitor_app
 from coalmine_monitors._windows import Detector, WindowMonitor
 from coalmine_monitors.drift._build import build_reference, build_segments
+from coalmine_monitors.drift._classes import label_shift_of
 from coalmine_monitors.drift._detector import DriftDetector
+from coalmine_monitors.drift._joint import watch_together
 from coalmine_monitors.drift._metrics import drift_metrics
 
 __all__ = ["build_detector", "create_drift_app", "watched_columns"]
@@ -104,7 +106,8 @@ def build_detector(deployed: Deployed, service: ServiceSpec) -> DriftDetector:
         "statistics": spec.statistics,
         "season": spec.season,
     }
-    reference = build_reference(deployed.reference, columns, **calibration)
+    together = watch_together(columns, names=spec.multivariate, min_effect=spec.min_effect)
+    reference = build_reference(deployed.reference, columns, extend=together, **calibration)
     known = {column.name: column for column in (*card.feature_columns(), *card.output_columns())}
     by = []
     for segment in service.monitors.segments:
@@ -124,6 +127,7 @@ def build_detector(deployed: Deployed, service: ServiceSpec) -> DriftDetector:
         seconds=spec.window,
         run_length=spec.expected_run_length,
         segments=segments,
+        label_shift=label_shift_of(card, deployed.reference),
     )
 
 

@@ -17,6 +17,7 @@ from coalmine_monitors.drift._reference import Reference
 from coalmine_monitors.drift._segments import Segments
 from coalmine_monitors.drift._tumbling import Tumbling
 from coalmine_monitors.drift._verdict import Blame, found, reported
+from coalmine_monitors.label_shift import BlackBoxShift
 
 __all__ = ["DriftDetector"]
 
@@ -59,11 +60,13 @@ class DriftDetector:
         run_length: int,
         seconds: float | None = None,
         segments: Segments | None = None,
+        label_shift: BlackBoxShift | None = None,
     ) -> None:
         self._reference = reference
         self._tumbling = Tumbling(window_rows, seconds)
         self._run_length = run_length
         self._segments = segments or Segments()
+        self._label_shift = label_shift
         parts = {"": reference, **(self._segments.references or {})}
         self._populations = {
             name: Population(part, tumbling=self._tumbling, run_length=run_length)
@@ -167,6 +170,7 @@ class DriftDetector:
             blamed=self._blamed.copy(),
             segments=self._segments,
             run_length=self._run_length,
+            label_shift=self._label_shift,
         )
         calm = Finding(detected=False, end=self._verdict.end)
         self.finding = found(self._verdict) if self.detected else calm
@@ -184,13 +188,13 @@ class DriftDetector:
         """Decide what drifts where: what an alarm names, until it is calm."""
         parts = list(self._populations.values())
         if self._alarm():
-            evidence = np.array([part.evidence for part in parts]) * self._weights[:, None]
+            evidence = self._wide([part.evidence for part in parts]) * self._weights[:, None]
             named = e_benjamini_hochberg(evidence.ravel() * len(parts), level=FALSE_NAMES)
-            large = np.array([part.score >= part.threshold for part in parts])
-            self._blamed = self._blamed | (named.reshape(large.shape) & large)
+            large = self._wide([part.score >= part.threshold for part in parts])
+            self._blamed = self._blamed | (named.reshape(large.shape) & (large > 0))
         if not self.detected:
             return
-        calm = np.array([part.calm for part in parts])
+        calm = self._wide([part.calm for part in parts]) > 0
         # A segment that sends nothing any more is not drifting.
         usual = parts[0].reference.rows / np.array([part.reference.rows for part in parts])
         calm |= (self._idle > _LATE * np.ceil(usual))[:, None]
@@ -201,6 +205,13 @@ class DriftDetector:
             self._calm = 0
             for part in parts:
                 part.test.forget()
+
+    def _wide(self, rows: list[NDArray[Any]]) -> Floats:
+        """Of each population as [names]; segments have no statistics of all columns together."""
+        wide = np.zeros((len(rows), len(self._reference.names)))
+        for row, values in zip(wide, rows, strict=True):
+            row[: values.size] = values
+        return wide
 
     @property
     def report(self) -> Mapping[str, Any]:

@@ -10,6 +10,7 @@ from prometheus_client.core import Metric
 
 from coalmine_monitors._metrics import capped, gauge
 from coalmine_monitors._windows import Detector
+from coalmine_monitors.drift._classes import class_metrics
 
 __all__ = ["drift_metrics"]
 
@@ -23,7 +24,9 @@ def drift_metrics(model: str, version: str, detector: Detector) -> Iterable[Metr
     if not features:
         return
     here, names = (model, version, "drift"), list(features)
-    yield from _distances(here, names, features)
+    yield from _distances(here, names, features, report["together"])
+    if report["classes"]:
+        yield from class_metrics(here, report["classes"])
     evidence = {name: numbers["log_evidence"] for name, numbers in features.items()}
     yield gauge(
         "coalmine_evidence_log",
@@ -57,26 +60,31 @@ def drift_metrics(model: str, version: str, detector: Detector) -> Iterable[Metr
 
 
 def _distances(
-    here: Sequence[str], names: Sequence[str], features: Mapping[str, Any]
+    here: Sequence[str],
+    names: Sequence[str],
+    features: Mapping[str, Any],
+    together: Mapping[str, Any],
 ) -> Iterable[Metric]:
     labels = (*_LABELS, "feature", "statistic")
-    for key, text in (
-        ("statistics", "Distance from the reference less its bias, last window."),
-        ("thresholds", "Distance that counts as an effect."),
+    for key, single, text in (
+        ("statistics", "score", "Distance from the reference less its bias, last window."),
+        ("thresholds", "threshold", "Distance that counts as an effect."),
     ):
         found: dict[str, dict[str, float]] = {}
         for name, numbers in features.items():
             for statistic, value in numbers[key].items():
                 found.setdefault(statistic, {})[name] = value
         yield gauge(
-            f"coalmine_drift_{'score' if key == 'statistics' else 'threshold'}",
+            f"coalmine_drift_{single}",
             text,
             labels=labels,
             samples=[
                 ((*here, feature, statistic), value)
                 for statistic, values in sorted(found.items())
                 for feature, value in capped(names, values)
-            ],
+            ]
+            # Of no feature: of all together.
+            + [((*here, "", name), numbers[single]) for name, numbers in together.items()],
         )
 
 

@@ -12,8 +12,12 @@ from numpy.typing import NDArray
 
 from coalmine.incidents import AffectedFeature
 from coalmine_monitors._incidents import Finding
+from coalmine_monitors.drift._classes import class_report
+from coalmine_monitors.drift._joint import joint_features
 from coalmine_monitors.drift._population import Population
 from coalmine_monitors.drift._segments import Segments
+from coalmine_monitors.label_shift import BlackBoxShift
+from coalmine_monitors.sketches import WindowSketch
 
 __all__ = ["Blame", "found", "reported"]
 
@@ -35,6 +39,7 @@ class Blame:
 
     segments: Segments
     run_length: int
+    label_shift: BlackBoxShift | None = None
 
     @property
     def whole(self) -> Population:
@@ -54,36 +59,51 @@ class Blame:
 
 
 def found(blame: Blame) -> Finding:
-    """The finding that there is drift: one cause, its features ranked by what they contribute."""
-    chosen = [int(index) for index in np.flatnonzero(blame.blamed.any(axis=0))]
-    strongest = {index: _where(blame, index) for index in chosen}
+    """The finding that there is drift: one cause, its features ranked by what they contribute.
+
+    Statistics of all columns together name features of their own only where no feature alone moved:
+    else they say the same again.
+    """
+    columns = len(blame.whole.reference.columns)
+    blamed = [int(index) for index in np.flatnonzero(blame.blamed.any(axis=0))]
+    alone = [index for index in blamed if index < columns]
+    strongest = {index: _where(blame, index) for index in alone or blamed}
     size = {
         index: max(float(part.score[index] / max(part.threshold[index], 1e-9)), 0.0)
         for index, part in strongest.items()
     }
     total = sum(size.values()) or 1.0
-    ranked = sorted(chosen, key=lambda index: -size[index])
-    features = tuple(
+    ranked = sorted(strongest, key=lambda index: -size[index])
+    together = () if alone else joint_features(strongest[ranked[0]], ranked[0])
+    features = together or tuple(
         _affected(blame, index, strongest[index], share=size[index] / total) for index in ranked
     )
-    names = ", ".join(feature.name for feature in features)
-    where = sorted({segment for feature in features for segment in feature.segments})
-    confined = bool(where) and all(feature.segments for feature in features)
     first = max(ranked, key=lambda index: float(strongest[index].evidence[index]))
-    combined = _log(blame.combined)
+    joint = [blame.whole.reference.names[index] for index in blamed if index >= columns]
     return Finding(
         detected=True,
         end=blame.end,
         onset=strongest[first].onset(first),
-        summary=f"{names} moved away from the training data"
-        + (f", in {', '.join(where)}" if confined else ""),
+        summary=_summary(features, alone=bool(alone)),
         features=features,
         evidence={
-            "log_evidence": combined,
+            "log_evidence": _log(blame.combined),
             "log_evidence_threshold": math.log(blame.run_length),
             "expected_run_length": blame.run_length,
             "window": blame.whole.windows,
+            **({"together": joint} if joint else {}),
         },
+    )
+
+
+def _summary(features: tuple[AffectedFeature, ...], *, alone: bool) -> str:
+    names = ", ".join(feature.name for feature in features)
+    if not alone:
+        return f"{names} go together otherwise than in the training data; none of them moved alone"
+    where = sorted({segment for feature in features for segment in feature.segments})
+    confined = bool(where) and all(feature.segments for feature in features)
+    return f"{names} moved away from the training data" + (
+        f", in {', '.join(where)}" if confined else ""
     )
 
 
@@ -134,30 +154,7 @@ def reported(blame: Blame) -> dict[str, Any]:
     """Numbers of a window, to be looked at."""
     part, window = blame.whole, blame.whole.last
     assert window is not None
-    evidence, distances, shift = part.evidence, part.distances(), part.shift()
-    own = len(part.reference.columns)
-    features: dict[str, Any] = {}
-    for index, name in enumerate(part.reference.names):
-        features[name] = {
-            "score": round(float(part.effect[index]), 6),
-            "threshold": round(float(part.threshold[index]), 6),
-            "log_evidence": round(_log(float(evidence[index])), 6),
-        }
-        if index >= own:
-            features[name]["statistics"] = {name: features[name]["score"]}
-            features[name]["thresholds"] = {name: features[name]["threshold"]}
-        else:
-            features[name]["shift"] = round(float(shift[index]), 6)
-            features[name]["missing"] = round(1 - float(window.present[index]) / window.rows, 6)
-            features[name]["statistics"] = {
-                statistic: round(float(values[index]), 6)
-                for statistic, values in distances.items()
-                if not math.isnan(values[index])
-            }
-            features[name]["thresholds"] = {
-                statistic: round(float(part.limit(statistic)[index]), 6)
-                for statistic in features[name]["statistics"]
-            }
+    columns = part.reference.columns
     return {
         "start": window.first,
         "end": window.last,
@@ -165,13 +162,47 @@ def reported(blame: Blame) -> dict[str, Any]:
         "log_evidence": _log(blame.combined),
         "log_evidence_threshold": math.log(blame.run_length),
         "detected": bool(blame.blamed.any()),
-        "features": features,
+        "features": _features(part, window),
+        "together": {
+            name: _basic(part, len(columns) + place)
+            for place, name in enumerate(part.reference.names[len(columns) :])
+        },
+        "classes": class_report(blame.label_shift, columns, window.counts),
         "segments": {
-            name: _segment(segment, blame.blamed[place])
+            name: _segment(segment, blame.blamed[place, : len(segment.reference.names)])
             for place, (name, segment) in enumerate(blame.populations.items())
             if name
         },
     }
+
+
+def _basic(part: Population, index: int) -> dict[str, Any]:
+    return {
+        "score": round(float(part.effect[index]), 6),
+        "threshold": round(float(part.threshold[index]), 6),
+        "log_evidence": round(_log(float(part.evidence[index])), 6),
+    }
+
+
+def _features(part: Population, window: WindowSketch) -> dict[str, Any]:
+    distances, shift = part.distances(), part.shift()
+    features: dict[str, Any] = {}
+    for index, column in enumerate(part.reference.columns):
+        shown = {
+            statistic: round(float(values[index]), 6)
+            for statistic, values in distances.items()
+            if not math.isnan(values[index])
+        }
+        features[column.name] = {
+            **_basic(part, index),
+            "shift": round(float(shift[index]), 6),
+            "missing": round(1 - float(window.present[index]) / window.rows, 6),
+            "statistics": shown,
+            "thresholds": {
+                statistic: round(float(part.limit(statistic)[index]), 6) for statistic in shown
+            },
+        }
+    return features
 
 
 def _segment(part: Population, blamed: NDArray[np.bool_]) -> dict[str, Any]:

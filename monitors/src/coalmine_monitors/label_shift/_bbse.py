@@ -63,14 +63,25 @@ class BlackBoxShift:
     labelled: Counts
     """Rows [classes] of each true class that the confusions are of."""
 
+    shares: Floats
+    """Of the true classes [classes], on the reference."""
+
     condition: float
     inflation: float
     refused: str
     """Why there are no estimates; empty if there are."""
 
+    label: str = "label"
+    """The column of the predicted class."""
+
     @classmethod
     def fit(
-        cls, table: Counts, *, classes: tuple[str, ...], inflation: float = 1.0
+        cls,
+        table: Counts,
+        *,
+        classes: tuple[str, ...],
+        inflation: float = 1.0,
+        label: str = "label",
     ) -> BlackBoxShift:
         """Of counts [predicted, true] of rows that the model was not trained on.
 
@@ -95,7 +106,16 @@ class BlackBoxShift:
                 f"the model hardly tells {first} from {second}: the confusion matrix has condition "
                 f"number {condition:.3g}, it may have {MAX_CONDITION:g}"
             )
-        return cls(classes, confusion, labelled, condition, max(inflation, 1.0), refused)
+        return cls(
+            classes=classes,
+            confusion=confusion,
+            labelled=labelled,
+            shares=labelled / max(int(labelled.sum()), 1),
+            condition=condition,
+            inflation=max(inflation, 1.0),
+            refused=refused,
+            label=label,
+        )
 
     def estimate(self, predicted: Counts) -> ClassShares | None:
         """From counts [classes] of predictions; None if refused, or if there are too few."""

@@ -35,7 +35,9 @@ def reference_shift(table: pa.Table, label: Column) -> BlackBoxShift | None:
     usable = (truth >= 0) & (predicted >= 0) & (predicted < size)
     cells = predicted[usable].astype(np.int64) * size + truth[usable]
     counts = np.bincount(cells, minlength=size**2).reshape(size, size)
-    return BlackBoxShift.fit(counts, classes=classes, inflation=_inflation(predicted, size))
+    return BlackBoxShift.fit(
+        counts, classes=classes, inflation=_inflation(predicted, size), label=label.name
+    )
 
 
 def _inflation(predicted: np.ndarray[tuple[int, ...], np.dtype[np.float64]], size: int) -> float:

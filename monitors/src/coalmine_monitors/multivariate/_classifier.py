@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -74,6 +74,10 @@ class DomainClassifier(Statistic):
             compared,
             (0.0, float(noise)),
         )
+
+    def without(self, rest: Floats) -> DomainClassifier:
+        features = _features(rest, self.pairs)
+        return replace(self, mean=features.mean(axis=0), compared=spaced(features, _COMPARED))
 
     def score(self, points: Floats) -> float:
         """Of a window's points [n, used]."""

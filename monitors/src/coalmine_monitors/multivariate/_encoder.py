@@ -27,8 +27,8 @@ _KNOTS = 256
 _DISCRETE = 64
 #: Ranks further out are alike, so that no single row can weigh much.
 _FURTHEST = 3.0
-#: Rows that are enough to know a correlation by.
-FIT_ROWS = 10_000
+#: Rows of a reference that are enough to know it by: ten times those of a window.
+FIT_ROWS = 5_000
 _SWEEPS = 3
 #: Added to the correlation's diagonal: of columns that determine each other, each keeps a doubt.
 _RIDGE = 0.01

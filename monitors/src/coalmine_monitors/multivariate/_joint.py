@@ -27,6 +27,8 @@ STATISTICS: dict[str, _Kind] = {
 _GROUPS = 10
 #: A window of which a column misses more than this is not judged: there is nothing to compare.
 _MOST_MISSING = 0.5
+#: Columns that an alarm may be about.
+_TRIED = 16
 #: A reference's own swings, up to this quantile of its windows, are no effect.
 _SWING = 0.95
 
@@ -66,7 +68,7 @@ class Joint:
 
         That is by how much the effect shrinks when the column alone is replaced by what the
         reference expects of it, given the row's other columns: what two columns do together counts
-        for both.
+        for both. That takes long, so only columns whose moments moved most are tried.
         """
         parts = np.zeros(columns)
         points = self._points(rows)
@@ -74,9 +76,11 @@ class Joint:
             return parts
         judge = self.statistics[statistic]
         whole = judge.effect(judge.score(points))
-        for place, column in enumerate(self.encoder.used):
+        usual = np.linalg.inv(self.encoder.precision)
+        moved = np.abs(points.T @ points / len(points) - usual) + np.abs(points.mean(axis=0))
+        for place in np.argsort(-(moved**2).sum(axis=0), kind="stable")[:_TRIED]:
             without = judge.score(self.encoder.without(points, place))
-            parts[column] = max(whole - judge.effect(without), 0.0)
+            parts[self.encoder.used[place]] = max(whole - judge.effect(without), 0.0)
         return parts
 
     def _points(self, rows: Floats) -> Floats | None:
@@ -114,13 +118,14 @@ def calibrate(
     if len(encoder.scales) < 2 or not kinds:
         return None
     points = [encoder.encode(rows) for rows in windows]
+    typical = int(np.median([len(rows) for rows in points]))
+    statistics = tuple(kind.fit(_some(points), window=typical) for kind in kinds)
     scores = np.zeros((len(points), len(kinds)))
     for group in np.array_split(np.arange(len(points)), min(_GROUPS, len(points))):
         others = [*points[: max(group[0] - 1, 0)], *points[group[-1] + 2 :]]
-        fitted = _fit(others, kinds)
+        fitted = [statistic.without(_some(others)) for statistic in statistics]
         for place in group:
             scores[place] = [statistic.score(points[place]) for statistic in fitted]
-    statistics = _fit(points, kinds)
     effects = np.array([_effects(statistics, row) for row in scores])
     bias = effects.mean(axis=0)
     swing = np.quantile(effects - bias, _SWING, axis=0, method="higher")
@@ -130,10 +135,8 @@ def calibrate(
     return joint, Calibration(scores, (floor[0], floor[1]), two_sided)
 
 
-def _fit(windows: Sequence[Floats], kinds: list[_Kind]) -> tuple[Statistic, ...]:
-    points = spaced(np.concatenate(windows), FIT_ROWS)
-    typical = int(np.median([len(window) for window in windows]))
-    return tuple(kind.fit(points, window=typical) for kind in kinds)
+def _some(windows: Sequence[Floats]) -> Floats:
+    return spaced(np.concatenate(windows), FIT_ROWS)
 
 
 def _effects(statistics: tuple[Statistic, ...], scores: Floats) -> Floats:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -58,14 +58,17 @@ class MeanDiscrepancy(Statistic):
         spread = np.cbrt(expected) * np.sqrt(variance) / (3 * expected)
         return cls(
             directions,
-            features.mean(axis=0),
+            _mean(features),
             (float(mean), float(spread)),
             scale=total / squares,
         )
 
+    def without(self, rest: Floats) -> MeanDiscrepancy:
+        return replace(self, mean=_mean(_features(rest, self.directions)))
+
     def score(self, points: Floats) -> float:
         """Of a window's points [n, used]."""
-        away = _features(points, self.directions).mean(axis=0) - self.mean
+        away = _mean(_features(points, self.directions)) - self.mean
         return float(np.cbrt((away**2).sum()))
 
     def effect(self, score: float) -> float:
@@ -73,8 +76,13 @@ class MeanDiscrepancy(Statistic):
         return self.scale * score**3
 
 
-def _features(points: Floats, directions: Floats) -> Floats:
+def _features(points: Floats, directions: Floats) -> NDArray[np.float32]:
     """[n, 2 * directions]; the mean of those of two parts of a window is that of the whole."""
-    angles = points @ directions
+    # Seven digits are plenty for a cosine that goes into a mean, and come five times as fast.
+    angles = (points @ directions).astype(np.float32)
     both = np.concatenate([np.cos(angles), np.sin(angles)], axis=1)
-    return np.asarray(both / np.sqrt(directions.shape[1]))
+    return np.asarray(both / np.float32(np.sqrt(directions.shape[1])))
+
+
+def _mean(features: NDArray[np.float32]) -> Floats:
+    return np.asarray(features.mean(axis=0, dtype=np.float64))

@@ -39,6 +39,7 @@ class Reconstruction(Statistic):
 
     center: Floats
     floor: tuple[float, float]
+    window: int
 
     @classmethod
     def fit(cls, points: Floats, *, window: int) -> Reconstruction:
@@ -53,7 +54,11 @@ class Reconstruction(Statistic):
         # Of directions with less than the least variance the error is not 1 in the mean.
         residual /= np.sqrt(errors.mean())
         spread = errors.std() / errors.mean() * np.sqrt(1 / window + 1 / len(points))
-        return cls(residual, center, (0.0, float(spread)))
+        return cls(residual, center, (0.0, float(spread)), window)
+
+    def without(self, rest: Floats) -> Reconstruction:
+        # Directions of little variance fit the rows they come from better than any others.
+        return self.fit(rest, window=self.window)
 
     def score(self, points: Floats) -> float:
         """Of a window's points [n, used]."""

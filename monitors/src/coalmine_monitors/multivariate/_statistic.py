@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from typing import ClassVar
+from typing import ClassVar, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,6 +22,10 @@ class Statistic(ABC):
 
     floor: tuple[float, float]
     """Its mean and spread on independent rows."""
+
+    @abstractmethod
+    def without(self, rest: Floats) -> Self:
+        """As if fitted on other points [n, used] alone, as far as that matters to their scores."""
 
     @abstractmethod
     def score(self, points: Floats) -> float:

@@ -10,6 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator, model_valida
 from coalmine.spec._units import Duration, HttpUrl
 
 DriftStatistic = Literal["psi", "js", "ks", "wasserstein", "chi_squared", "location"]
+JointStatistic = Literal["pca", "domain_classifier", "mmd"]
 
 
 class _Spec(BaseModel):
@@ -43,6 +44,9 @@ class DriftSpec(_Spec):
     statistics: Annotated[tuple[DriftStatistic, ...], Field(min_length=1)] = ("psi", "location")
     """What evidence is gathered of, of the columns that have it. All are shown anyway."""
 
+    multivariate: tuple[JointStatistic, ...] = ("pca", "domain_classifier", "mmd")
+    """What looks at all columns together, for changes that no column shows alone; `[]`: nothing."""
+
     season: Annotated[Duration, Field(ge=60)] | None = None
     """Period (`1d`) within which traffic differs: a window is compared with the reference's
     windows of the same phase, if the reference has times and spans it twice."""
@@ -60,6 +64,13 @@ class DriftSpec(_Spec):
             given = {**given, "window_rows": given["window"]}
             del given["window"]
         return given
+
+    @field_validator("multivariate")
+    @classmethod
+    def _each_once(cls, names: tuple[str, ...]) -> tuple[str, ...]:
+        if doubled := sorted({name for name in names if names.count(name) > 1}):
+            raise ValueError(f"listed more than once: {', '.join(doubled)}")
+        return names
 
     @field_validator("statistics")
     @classmethod
