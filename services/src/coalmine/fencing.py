@@ -47,7 +47,7 @@ class Fence:
         """
         self._directory.mkdir(parents=True, exist_ok=True)
         (self._directory / f"{token}{_MARK}").touch()
-        self._check(token)
+        self.check(token)
         for left in self._directory.glob(f"*{_TEMPORARY}"):
             if _token(left) < token:
                 left.unlink(missing_ok=True)
@@ -67,15 +67,16 @@ class Fence:
                 file.write(content)
                 file.flush()
                 os.fsync(file.fileno())
-            self._check(token)
+            self.check(token)
             temporary.replace(path)
         except FileNotFoundError:
-            self._check(token)
+            self.check(token)
             raise  # It was something else that is missing: the file's own directory.
         finally:
             temporary.unlink(missing_ok=True)
 
-    def _check(self, token: int) -> None:
+    def check(self, token: int) -> None:
+        """`FencedOff` if a larger token has claimed. It says nothing of the next moment."""
         newest = max(map(_token, self._directory.glob(f"*{_MARK}")), default=0)
         if newest > token:
             raise FencedOff(f"controller {newest} has taken over from {token}; nothing is written")

@@ -265,6 +265,20 @@ async def test_the_way_back_does_not_wait_for_ever_for_a_dead_stable(stage: Stag
     assert weights(stage)[-1] == {"stable": 100}
 
 
+async def test_the_way_back_is_not_begun_anew_by_every_controller(stage: Stage) -> None:
+    await stage.with_champion()
+    id = stage.start("4")
+    await stage.until(lambda: stage.rollout(id).state == "stepping")
+    stage.world.never_ready = ("3",)
+    stage.world.may_misroute = True
+    stage.command(id, "abort")
+    for _ in range(6):  # none of which lives long enough to lose its patience
+        await stage.tick(3)
+        stage.die()
+    assert stage.rollout(id).state == "aborted"
+    assert weights(stage)[-1] == {"stable": 100}
+
+
 async def test_a_gateway_that_refuses_is_asked_again(stage: Stage) -> None:
     await stage.with_champion()
     stage.world.route_problem = RouteNotApplied("Envoy rejected it")

@@ -18,6 +18,7 @@ from pathlib import Path
 
 from coalmine.clock import SYSTEM_CLOCK
 from coalmine.gateway import EnvoyGateway
+from coalmine.rollout._champion import FencedRegistry
 from coalmine.rollout._controller import Controller
 from coalmine.rollout._judge import Judge
 from coalmine.rollout._source import MonitorEvidence
@@ -43,7 +44,9 @@ async def _control(ground: Ground) -> None:
         source = MonitorEvidence(ground.evidence_url, block_s=ground.block_s)
         stack.push_async_callback(source.aclose)
         judge = Judge(source, clock=SYSTEM_CLOCK)
-        world = World(gateway, host, Registry(ground.registry))
+        champion = ground.registry.with_suffix(".champion")
+        registry = FencedRegistry(Registry(ground.registry), champion)
+        world = World(gateway, host, registry)
         await Controller(store, world=world, judge=judge, clock=SYSTEM_CLOCK).run()
 
 

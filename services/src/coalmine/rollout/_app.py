@@ -18,6 +18,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from coalmine.clock import SYSTEM_CLOCK, Clock
 from coalmine.gateway import RoutePlan
 from coalmine.rollout import _shown
+from coalmine.rollout._champion import FencedRegistry
 from coalmine.rollout._commands import command, start
 from coalmine.rollout._controller import Controller
 from coalmine.rollout._errors import (
@@ -87,7 +88,8 @@ def create_app(
         clock=clock,
         sticky=service.routing.sticky_header is not None,
     )
-    world = World(router, host, registry)
+    champion = FencedRegistry(registry, state.with_suffix(".champion"))
+    world = World(router, host, champion)
     controller = Controller(store, world=world, judge=judge, clock=clock)
     collectors = CollectorRegistry() if metrics is None else metrics
     collectors.register(RolloutCollector(store, controller, model_name=service.name))

@@ -108,14 +108,13 @@ class Controller:
         wish = desired(view.serving, rollout)
         if rollout is None and not self._due(wish.plan):
             return
-        reverting = rollout is not None and rollout.phase is Phase.REVERT
         stuck = self._stuck(wish.plan.decision_id)
         reached = await converge(
             wish,
             router=self._world.router,
             host=self._world.host,
             assure=self._assure,
-            impatient=reverting and stuck >= _REVERT_PATIENCE,
+            impatient=self._impatient(rollout, stuck=stuck),
         )
         if reached.done:
             self.confirmed = wish.plan
@@ -146,6 +145,14 @@ class Controller:
             self._stuck_since = (decision_id, now)
         return now - self._stuck_since[1]
 
+    def _impatient(self, rollout: Rollout | None, *, stuck: float) -> bool:
+        """Whether the way back has waited long enough, be it under controllers before this one."""
+        if rollout is None or rollout.phase is not Phase.REVERT:
+            return False
+        since = rollout.reverting_since
+        waited = 0.0 if since is None else self._clock.time() - since
+        return max(stuck, waited) >= _REVERT_PATIENCE
+
     async def _assure(self) -> None:
         await asyncio.to_thread(self._lease.assure)
 
@@ -157,6 +164,7 @@ class Controller:
         self.confirmed, self._stuck_since, self._adopted = None, None, False
         await asyncio.to_thread(self._world.router.claim, token)
         await asyncio.to_thread(self._world.host.claim, token)
+        await asyncio.to_thread(self._world.registry.claim, token)
         if silent >= DEAD_MAN:
             await self._give_up_unwatched(silent)
         await self._assure()

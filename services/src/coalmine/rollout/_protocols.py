@@ -13,7 +13,7 @@ from typing import Protocol
 from coalmine.arms import Arm
 from coalmine.gateway import RoutePlan
 
-__all__ = ["ArmHost", "DeployedModel", "ModelRegistry", "Router"]
+__all__ = ["ArmHost", "ClaimedRegistry", "DeployedModel", "ModelRegistry", "Router"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,4 +89,12 @@ class ModelRegistry(Protocol):
 
     def reject(self, version: str, reason: str) -> None:
         """Note that a version was rolled back or given up, and why."""
+        ...
+
+
+class ClaimedRegistry(ModelRegistry, Protocol):
+    """A registry that several controllers may write to, of which the newest does."""
+
+    def claim(self, token: int) -> None:
+        """As `Router.claim`."""
         ...

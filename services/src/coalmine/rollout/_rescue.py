@@ -6,6 +6,7 @@ import asyncio
 from pathlib import Path
 
 from coalmine.clock import Clock
+from coalmine.rollout._champion import FencedRegistry
 from coalmine.rollout._commands import command
 from coalmine.rollout._controller import Controller
 from coalmine.rollout._errors import RolloutError, RolloutRefused
@@ -43,7 +44,8 @@ async def rescue(
     """
     store = Store(database, clock=clock)
     source = MonitorEvidence(_NOWHERE)
-    world = World(router, host, registry)
+    champion = FencedRegistry(registry, database.with_suffix(".champion"))
+    world = World(router, host, champion)
     controller = Controller(store, world=world, judge=Judge(source, clock=clock), clock=clock)
     try:
         rollout = store.view().rollout

@@ -104,6 +104,9 @@ class Rollout(_Frozen):
     verdict: VerdictKind | None = None
     outcome: Outcome | None = None
     why: str | None = None
+    reverting_since: float | None = None
+    """When the way back began; controllers that come later do not begin its patience anew."""
+
     ended: float | None = None
     revision: int = 0
 
@@ -202,7 +205,7 @@ class Rollout(_Frozen):
     def reverted(self, now: float, *, outcome: Outcome, why: str) -> Self:
         """Back to stable."""
         back = self._closed(now)._to(held=None, at_gate=False)
-        return back._to(phase=Phase.REVERT, outcome=outcome, why=why)
+        return back._to(phase=Phase.REVERT, outcome=outcome, why=why, reverting_since=now)
 
     def holding(self, why: str) -> Self:
         """Stay at this weight until somebody decides; a regression still rolls back."""

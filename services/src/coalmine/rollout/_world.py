@@ -5,18 +5,24 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from coalmine.modeldir import model_digest
-from coalmine.rollout._protocols import ArmHost, DeployedModel, ModelRegistry, Router
+from coalmine.rollout._protocols import (
+    ArmHost,
+    ClaimedRegistry,
+    DeployedModel,
+    ModelRegistry,
+    Router,
+)
 
 __all__ = ["World", "materialise"]
 
 
 @dataclass(frozen=True, slots=True)
 class World:
-    """The data plane, the machines and the registry."""
+    """The data plane, the machines and the registry, each of which knows the newest controller."""
 
     router: Router
     host: ArmHost
-    registry: ModelRegistry
+    registry: ClaimedRegistry
 
 
 def materialise(registry: ModelRegistry, version: str) -> DeployedModel:

@@ -69,6 +69,11 @@ class Child:
             _signal_group(self._process.pid, signal.SIGKILL)
         await self._keeper
 
+    def kill(self, pid: int) -> None:
+        """SIGKILL its process and all of its group, if it still is this one; `_keep` goes on."""
+        if self._process is not None and self._process.pid == pid:
+            _signal_group(pid, signal.SIGKILL)
+
     async def _keep(self) -> None:
         wait = _FIRST_WAIT
         while not self._stopping.is_set():

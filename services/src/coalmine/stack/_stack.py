@@ -19,6 +19,7 @@ from coalmine.spec import ServiceSpec, load_service
 from coalmine.stack._arms import read_arms
 from coalmine.stack._errors import PartFailedError, StackError
 from coalmine.stack._leftovers import Leftovers
+from coalmine.stack._liveness import keep_answering
 from coalmine.stack._offer import check_model
 from coalmine.stack._parts import Parts, find_alerting
 from coalmine.stack._ports import DEFAULT_PORT, Ports, check_ports, url
@@ -125,6 +126,10 @@ class Stack:
             deliver = asyncio.create_task(self._leftovers.deliver(self._deployed))
             exit_stack.push_async_callback(_cancel, deliver)
             await self._wait_until_up()
+            address = f"{url(self.ports.control)}/healthz"
+            alive = keep_answering(self._supervisor, "control", address)
+            watch = asyncio.create_task(alive, name="keep control answering")
+            exit_stack.push_async_callback(_cancel, watch)
             self._exit = exit_stack.pop_all()
         return self
 

@@ -42,6 +42,17 @@ class Supervisor:
             del self._children[child.spec.name]
         self._changed()
 
+    def pid_of(self, name: str) -> int | None:
+        """The process of a child; None if there is none now."""
+        child = self._children.get(name)
+        return None if child is None else child.part.pid
+
+    def kill(self, name: str, pid: int) -> None:
+        """End a child's process, if it still is this one, at once: it is started again."""
+        child = self._children.get(name)
+        if child is not None:
+            child.kill(pid)
+
     def names(self) -> tuple[str, ...]:
         """The children, in the order they were started."""
         return tuple(self._children)
