@@ -18,7 +18,7 @@ COMPILE := $(UV) pip compile --quiet --universal --python-version 3.11 --generat
 # One environment each for the servers that Coalmine is measured beside.
 PEERS := $(basename $(notdir $(wildcard loadtests/peers/*.in)))
 
-.PHONY: help setup lock check format test test-gpu demo bench bench-serving bench-rollout clean
+.PHONY: help setup lock check format test test-gpu demo bench bench-serving bench-rollout bench-monitors clean
 .DEFAULT_GOAL := help
 
 help: ## Show this help
@@ -74,6 +74,9 @@ bench-serving: setup ## Measure the server beside its peers (25 minutes; needs w
 
 bench-rollout: setup ## Simulate rollouts, judged by us and by others' rules (10 minutes; RUNS=300)
 	$(BIN)/coalmine bench rollout --runs $(RUNS) --docs docs/benchmarks-rollout.md --plots docs/benchmarks
+
+bench-monitors: setup ## Measure the monitors beside their peers (40 minutes)
+	$(BIN)/coalmine bench monitors --docs docs/benchmarks-monitors.md --plots docs/benchmarks
 
 clean: ## Remove the environments, caches and local state
 	rm -rf $(VENV) .venv-gpu .tools .bench .coalmine .mypy_cache .ruff_cache .pytest_cache coalmine-report

@@ -1,4 +1,4 @@
-"""`coalmine bench`: the gateway and the server as ratios; beside the peers; rollouts."""
+"""`coalmine bench`: the gateway and the server as ratios; beside the peers; rollouts; monitors."""
 
 from __future__ import annotations
 
@@ -8,6 +8,8 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
+
+from coalmine.cli import _bench_monitors
 
 __all__ = ["app"]
 
@@ -308,3 +310,6 @@ def rollout(
         typer.echo(f"error: {error}", err=True)
         raise typer.Exit(2) from None
     raise typer.Exit(1 if missed(results) else 0)
+
+
+_bench_monitors.register(app)

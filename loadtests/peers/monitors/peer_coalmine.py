@@ -1,0 +1,183 @@
+"""Coalmine itself, told what to do as its peers are."""
+
+import resource
+import time
+
+import numpy as np
+from session import serve, windows
+
+
+def _columns(count):
+    from coalmine.modeldir import Column
+
+    return tuple(Column(name=f"f{index}") for index in range(count))
+
+
+def _reference(rows, window, min_effect):
+    import pyarrow as pa
+
+    from coalmine_monitors.drift import build_reference
+
+    columns = _columns(rows.shape[1])
+    table = pa.table({c.name: rows[:, i] for i, c in enumerate(columns)})
+    return build_reference(table, columns, window_rows=window, min_effect=min_effect)
+
+
+def _detector(reference, window, *, run_length=100, min_effect=0.0):
+    from coalmine_monitors.drift import DriftDetector
+
+    made = _reference(reference, window, min_effect)
+    return DriftDetector(made, window_rows=window, run_length=run_length)
+
+
+def _feed(detector, stream):
+    """Give it a stream, in pieces that end with its windows; yields after each window."""
+    at = np.arange(len(stream), dtype=np.float64)
+    start = 0
+    while start + detector.room <= len(stream):
+        end = start + detector.room
+        detector.update(stream[start:end], at[start:end])
+        start = end
+        yield detector
+
+
+def evidence(reference, window):
+    """The evidence that alarms are made of: a threshold on it is set by simulation."""
+    detector = _detector(reference, window)
+
+    def score(stream):
+        for each in _feed(detector, stream):
+            yield each.report["log_evidence"]
+
+    return score
+
+
+def _declared(*, run_length, min_effect):
+    def fit(reference, window):
+        detector = _detector(reference, window, run_length=run_length, min_effect=min_effect)
+
+        def score(stream):
+            for each in _feed(detector, stream):
+                yield float(each.detected)
+
+        return score
+
+    return fit
+
+
+def merge(command):
+    """Counts of many partitions of one window, made apart, added up and judged."""
+    reference = np.load(command["reference"]).astype(np.float64)
+    made = _reference(reference, command["window"], 0.0)
+    stream = np.load(command["stream"]).astype(np.float64)[: command["window"]]
+    parts = [made.histograms.count(part) for part in np.array_split(stream, command["partitions"])]
+    took = []
+    for _ in range(command["repeats"]):
+        began = time.perf_counter()
+        total = parts[0]
+        for part in parts[1:]:
+            total = total + part
+        took.append(time.perf_counter() - began)
+    same = bool((total == made.histograms.count(stream)).all())
+    return {"seconds": sorted(took)[len(took) // 2], "same": same}
+
+
+def soak(command):
+    """Judge many rows; the memory in use after a tenth of them and after all."""
+    import psutil
+
+    reference = np.load(command["reference"]).astype(np.float64)
+    block = np.load(command["stream"]).astype(np.float64)
+    detector = _detector(reference, command["window"])
+    at = np.arange(len(block), dtype=np.float64)
+    process, rows, early = psutil.Process(), 0, 0
+    began = time.process_time()
+    while rows < command["rows"]:
+        start = 0
+        while start < len(block):
+            end = min(start + detector.room, len(block))
+            detector.update(block[start:end], at[start:end])
+            start = end
+        rows += len(block)
+        if not early and rows * 10 >= command["rows"]:
+            early = process.memory_info().rss
+    seconds = time.process_time() - began
+    return {
+        "rows": rows,
+        "seconds": seconds,
+        "early_mb": early / 2**20,
+        "late_mb": process.memory_info().rss / 2**20,
+        "peak_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
+    }
+
+
+def psi_share(command):
+    """Of null windows: the share with PSI above 0.1, and above the threshold after its bias.
+
+    The rule of 0.1 compares with as many rows as the window has, as those who use it do.
+    """
+    from coalmine_monitors.drift import psi
+
+    reference = np.load(command["reference"]).astype(np.float64)
+    stream = np.load(command["stream"]).astype(np.float64)
+    window = command["window"]
+    made = _reference(reference, window, command["min_effect"])
+    histograms = made.histograms
+    usual = histograms.count(reference[:window])
+    counts = [histograms.count(rows) for rows in windows(stream, window)]
+    plain = np.array([psi(each, usual, valid=histograms.valid) for each in counts])
+    scores = np.array([psi(each, made.counts, valid=histograms.valid) for each in counts])
+    return {
+        "windows": int(scores.size),
+        "plain": float((plain > 0.1).mean()),
+        "corrected": float((scores - made.bias >= made.threshold).mean()),
+    }
+
+
+def estimate(command):
+    """CBPE: accuracy of each window of scores [rows] of a binary model, with its interval."""
+    import pyarrow as pa
+
+    from coalmine.modeldir import Column, ModelCard, Tensor
+    from coalmine_monitors.performance._estimate import Calibration, Expected
+
+    classes = Column(name="answer", type="categorical", categories=("no", "yes"))
+    scores = (Column(name="p_no"), Column(name="p_yes"))
+    card = ModelCard(
+        name="simulated",
+        inputs=(Tensor(name="x", datatype="FP32", shape=(-1, 1), columns=(Column(name="x"),)),),
+        outputs=(
+            Tensor(name="answer", datatype="INT64", shape=(-1,), columns=(classes,)),
+            Tensor(name="scores", datatype="FP32", shape=(-1, 2), columns=scores),
+        ),
+    )
+
+    def table(path):
+        score, truth = np.load(path).T
+        return pa.table({
+            "answer": (score >= 0.5).astype(np.int64), "p_no": 1 - score, "p_yes": score,
+            "true_label": np.where(truth > 0, "yes", "no"),
+        })  # fmt: skip
+
+    calibration = Calibration.fit(table(command["reference"]), card)
+    chances = calibration.chances(table(command["stream"]))
+    found = []
+    for at in range(0, len(chances) - command["window"] + 1, command["window"]):
+        some = chances[at : at + command["window"]]
+        found.append(
+            calibration.estimate(
+                Expected(len(some), float(some.sum()), float((some * (1 - some)).sum()))
+            )
+        )
+    return {"lower": [each.lower for each in found], "upper": [each.upper for each in found]}
+
+
+if __name__ == "__main__":
+    serve(
+        {
+            "evidence": evidence,
+            "declared": _declared(run_length=100, min_effect=0.0),
+            "as shipped": _declared(run_length=2000, min_effect=0.2),
+        },
+        {"merge": merge, "soak": soak, "psi": psi_share, "estimate": estimate},
+    )
