@@ -66,19 +66,25 @@ def _declared(*, run_length, min_effect):
 
 
 def merge(command):
-    """Counts of many partitions of one window, made apart, added up and judged."""
+    """Sketches of many partitions of one window, made apart, added up: is it the same verdict?"""
+    from functools import reduce
+    from operator import add
+
+    from coalmine_monitors.sketches import WindowSketch
+
     reference = np.load(command["reference"]).astype(np.float64)
     made = _reference(reference, command["window"], 0.0)
     stream = np.load(command["stream"]).astype(np.float64)[: command["window"]]
-    parts = [made.histograms.count(part) for part in np.array_split(stream, command["partitions"])]
+    at = np.arange(len(stream), dtype=np.float64)
+    empty = WindowSketch.empty(made.histograms)
+    places = np.array_split(np.arange(len(stream)), command["partitions"])
+    parts = [empty.after(stream[place], at[place]) for place in places]
     took = []
     for _ in range(command["repeats"]):
         began = time.perf_counter()
-        total = parts[0]
-        for part in parts[1:]:
-            total = total + part
+        total = reduce(add, parts)
         took.append(time.perf_counter() - began)
-    same = bool((total == made.histograms.count(stream)).all())
+    same = total.state() == empty.after(stream, at).state()
     return {"seconds": sorted(took)[len(took) // 2], "same": same}
 
 
@@ -122,15 +128,16 @@ def psi_share(command):
     stream = np.load(command["stream"]).astype(np.float64)
     window = command["window"]
     made = _reference(reference, window, command["min_effect"])
-    histograms = made.histograms
-    usual = histograms.count(reference[:window])
-    counts = [histograms.count(rows) for rows in windows(stream, window)]
-    plain = np.array([psi(each, usual, valid=histograms.valid) for each in counts])
-    scores = np.array([psi(each, made.counts, valid=histograms.valid) for each in counts])
+    bins, (against,) = made.bins, made.parts
+    usual = bins.count(reference[:window])
+    counts = [bins.count(rows) for rows in windows(stream, window)]
+    plain = np.array([psi(each, usual, valid=bins.valid) for each in counts])
+    scores = np.array([psi(each, against.coarse, valid=bins.valid) for each in counts])
+    over = scores - made.usual["psi"].bias >= made.threshold
     return {
         "windows": int(scores.size),
         "plain": float((plain > 0.1).mean()),
-        "corrected": float((scores - made.bias >= made.threshold).mean()),
+        "corrected": float(over.mean()),
     }
 
 
