@@ -89,7 +89,8 @@ def test_a_peers_lock_is_what_it_asks_for_with_our_onnx_runtime(peer: str) -> No
         found = pins.get(requirement.name.lower(), set())
         assert found, f"requirements/bench-{peer}.txt lacks {requirement}: run `make lock`"
         assert all(requirement.specifier.contains(pin) for pin in found)
-    assert pins["onnxruntime"] == locked("dev")["onnxruntime"]
+    # A server answers with the runtime that we answer with; a monitor has none.
+    assert pins.get("onnxruntime") in (None, locked("dev")["onnxruntime"])
 
 
 @pytest.mark.parametrize(
