@@ -86,7 +86,8 @@ def _sample(
     asked = max(1, load.requests + checks.asked)
     answered = "" if load.requests else "no request was answered in time"
     errors = load.errors + checks.wrong + bool(answered)
-    rate = 0.0 if errors else load.requests / load.seconds
+    # A spot check is a request like the others: of a slow model's it is one of twenty.
+    rate = 0.0 if errors else asked / load.seconds
     return Sample(
         server=server,
         cell=cell.name,

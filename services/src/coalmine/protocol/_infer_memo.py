@@ -16,6 +16,8 @@ __all__ = ["InferMemo", "Known"]
 
 _RAW_TAG = 7 << 3 | 2
 _REMEMBERED, _MOST = 8, 1024
+#: Bytes of a message from which on it matters where its tensors lie.
+_LARGE = 32 * 1024
 
 
 class Known(NamedTuple):
@@ -45,6 +47,8 @@ class InferMemo:
 
     def __init__(self) -> None:
         self._known: list[Known] = []
+        self.tensors_at = 0
+        """Where the tensors began in the last large message that was known."""
 
     def find(self, payload: bytes | memoryview) -> tuple[Known, list[bytes | memoryview]] | None:
         """What is known of a request like this one, and its raw contents."""
@@ -56,6 +60,8 @@ class InferMemo:
                     return None
                 if number:  # the next one will be like it
                     self._known.insert(0, self._known.pop(number))
+                if len(payload) > _LARGE:
+                    self.tensors_at = size + 1 + _size_of(len(raw[0]))
                 return known, raw
         return None
 

@@ -17,7 +17,7 @@ from coalmine.serving._ids import request_id
 from coalmine.serving._servable import Servable
 from coalmine.serving._status import grpc_status, http_status, public_message
 
-__all__ = ["CONTENT", "FRAME", "GrpcCall"]
+__all__ = ["CONTENT", "FRAME", "GrpcCall", "call_padding"]
 
 _log = logging.getLogger("coalmine.serving")
 #: Before a message: whether it is compressed, and its length.
@@ -27,7 +27,14 @@ CONTENT = [
     (b"grpc-accept-encoding", b"identity,gzip,deflate"),
 ]
 _memo = InferMemo()
+#: Where a tensor may begin; what the allocator gives.
+_ALIGNED = 16
 _PLAIN = " !#$&'()*+,/:;=?@[]"
+
+
+def call_padding() -> int:
+    """Bytes to leave free in front of a large message: its tensors are aligned if the last were."""
+    return -(FRAME.size + _memo.tensors_at) % _ALIGNED
 
 
 class GrpcCall:

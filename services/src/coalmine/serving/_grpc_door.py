@@ -18,7 +18,7 @@ from coalmine.serving._errors import (
     QueueFullError,
     TooManyRequestsError,
 )
-from coalmine.serving._grpc_call import CONTENT, FRAME, GrpcCall
+from coalmine.serving._grpc_call import CONTENT, FRAME, GrpcCall, call_padding
 from coalmine.serving._servable import Servable
 from coalmine.serving.http2 import Endpoint, Refusal, Stream, encode
 
@@ -61,7 +61,7 @@ class InferCall:
             text = f"more than the {limit} bytes that a request may have"
             self.set_exception(BodyTooLargeError(text))
             return
-        stream.reserve(length + FRAME.size)
+        stream.reserve(length + FRAME.size, padding=call_padding())
         stream.mark = limit
 
     def complete(self) -> None:

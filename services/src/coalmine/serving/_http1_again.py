@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, NamedTuple, cast
 
 import numpy as np
 
-from coalmine.serving._http_call import LENGTH, Route
+from coalmine.serving._http_call import Route, padding_of
 
 if TYPE_CHECKING:
     from coalmine.serving._http1_direct import DirectProtocol
@@ -24,8 +24,6 @@ _END = b"\r\n\r\n"
 #: Bodies of which the next one is received in place. A smaller one is copied as fast; a larger one
 #: does not come in one piece.
 _SMALLEST, _LARGEST = 16 * 1024, 248 * 1024
-#: Where a tensor may begin; the allocator's own guarantee.
-_ALIGNED = 16
 
 
 class KnownHead(NamedTuple):
@@ -54,9 +52,7 @@ class KnownHead(NamedTuple):
         lines = data.count(b"\n", 0, end)
         if not data.startswith(b"POST ") or lines != data.count(b"\r\n", 0, end):
             return None
-        offset = headers.get(LENGTH, b"")
-        tensors = end + (int(offset) if offset.isdigit() and len(offset) < 10 else 0)
-        return cls(data[:end], route, headers, int(length), -tensors % _ALIGNED)
+        return cls(data[:end], route, headers, int(length), padding_of(headers, before=end))
 
     @property
     def is_worth_a_place(self) -> bool:

@@ -190,7 +190,7 @@ class DirectProtocol(LimitedProtocol):
             self._known = KnownHead.learn(data, route, headers) if keep_alive else None
         call = DirectCall(self, config.serving.plane, route, headers, keep_alive=keep_alive)
         self.cycle = cast(Any, call)
-        call.expect(headers.get(b"content-length", b""))
+        call.expect(headers)
         self._call = None if call.response_complete else call
 
     def _route(self) -> Route | None:

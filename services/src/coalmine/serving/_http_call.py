@@ -26,14 +26,16 @@ from coalmine.serving._ids import request_id
 from coalmine.serving._servable import Servable
 from coalmine.serving._status import http_status, public_message
 
-__all__ = ["LENGTH", "HttpCall", "Refused", "Reply", "Route", "refusal"]
+__all__ = ["HttpCall", "Refused", "Reply", "Route", "padding_of", "refusal"]
 
 _log = logging.getLogger("coalmine.serving")
 _JSON = (b"content-type", b"application/json")
 _AS_JSON: Headers = [_JSON]
 _BINARY = (b"content-type", b"application/octet-stream")
 #: Says where the JSON of a body with binary tensors ends.
-LENGTH = b"inference-header-content-length"
+_LENGTH = b"inference-header-content-length"
+#: Where a tensor may begin; what the allocator gives.
+_ALIGNED = 16
 _memo = V2Memo()
 
 #: The headers that say what a body is, and the body.
@@ -63,6 +65,12 @@ def refusal(error: BaseException, headers: Headers) -> Refused:
         extra.append((b"retry-after", b"%d" % error.retry_after))
     body = orjson.dumps({"error": public_message(error)})
     return Refused(http_status(error), [*extra, *headers], body)
+
+
+def padding_of(headers: dict[bytes, bytes], *, before: int = 0) -> int:
+    """Bytes to leave free in front of a body, and `before` it, so that its tensors are aligned."""
+    length = headers.get(_LENGTH, b"")
+    return -(before + int(length)) % _ALIGNED if length.isdigit() and len(length) < 10 else 0
 
 
 class HttpCall:
@@ -137,7 +145,7 @@ class HttpCall:
         return refusal(error, [asked, *self._plane.identity(self.servable)])
 
     def _json_length(self) -> int | None:
-        length = self._headers.get(LENGTH)
+        length = self._headers.get(_LENGTH)
         if length is None:
             return None
         if not length.isdigit() or len(length) > 18:
@@ -179,4 +187,4 @@ class _V2Reply:
         )
         if reply.json_length is None:
             return _AS_JSON, reply.body
-        return [_BINARY, (LENGTH, b"%d" % reply.json_length)], reply.body
+        return [_BINARY, (_LENGTH, b"%d" % reply.json_length)], reply.body

@@ -18,7 +18,7 @@ from coalmine.serving._asgi import Headers
 from coalmine.serving._dataplane import Dataplane
 from coalmine.serving._delivery import Request
 from coalmine.serving._errors import BodyTooLargeError
-from coalmine.serving._http_call import HttpCall, Route
+from coalmine.serving._http_call import HttpCall, Route, padding_of
 from coalmine.serving._servable import Servable
 
 if TYPE_CHECKING:
@@ -94,8 +94,9 @@ class DirectCall:
 
     # The body.
 
-    def expect(self, announced: bytes) -> None:
-        """So many bytes, if that is a number, are on their way."""
+    def expect(self, headers: dict[bytes, bytes]) -> None:
+        """A body is on its way; how large it is the headers may say."""
+        announced = headers.get(b"content-length", b"")
         if self._over or not announced.isdigit():
             return
         size = int(announced)
@@ -104,7 +105,8 @@ class DirectCall:
             self.set_exception(BodyTooLargeError(text))
         elif size > _LARGE:
             # Not zeroed, and no memory until it is written: this is only what a client says.
-            self._place = np.empty(size, np.uint8).data
+            padding = padding_of(headers)
+            self._place = np.empty(padding + size, np.uint8).data[padding:]
 
     def add(self, chunk: bytes) -> None:
         """More of the body."""

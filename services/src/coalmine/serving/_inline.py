@@ -26,7 +26,8 @@ _ONE_CORE = 1e-3
 _TOO_LONG = 20e-3
 _BEARABLE = 0.25
 _REGAINED = 2e-3
-_MOST_ROWS = 1024
+#: As many as a batch has anyway: what follows a batch is paid once, and costs more than joining.
+_MOST_ROWS = 4096
 
 
 class InlinePolicy:

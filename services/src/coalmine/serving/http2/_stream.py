@@ -139,11 +139,11 @@ class Stream:
         else:
             self._chunks.append(bytes(chunk))
 
-    def reserve(self, total: int) -> None:
-        """Make room for a body of `total` bytes, to be received into."""
+    def reserve(self, total: int, *, padding: int = 0) -> None:
+        """Make room for a body of `total` bytes, to be received into, behind some `padding`."""
         if self._buffer is None and total > self.size:
             # Not zeroed, and no memory until it is written: `total` is only what a client says.
-            self._buffer = np.empty(total, np.uint8).data
+            self._buffer = np.empty(padding + total, np.uint8).data[padding:]
             self._buffer[: self.size] = b"".join(self._chunks)
             self._chunks = []
 
