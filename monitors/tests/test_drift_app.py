@@ -194,7 +194,12 @@ async def test_a_log_that_fails_for_a_while_delays_and_loses_nothing(
     async with run_app(app) as client, run_app(app_of(world, make_service())) as plain:
         assert await client.settled() == await plain.settled()
         assert await client.json("/v1/drift") == await plain.json("/v1/drift")
-        assert "coalmine_monitor_errors_total" in (await client.get("/metrics")).text
+        for _ in range(300):  # shown once a step has gone well
+            metrics = (await client.get("/metrics")).text
+            if "coalmine_monitor_errors_total" in metrics:
+                break
+            await asyncio.sleep(0.2)
+        assert "coalmine_monitor_errors_total" in metrics
 
 
 def test_the_state_file_is_where_it_was_asked_for(world: Any, make_service: Any) -> None:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import logging
 import math
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -19,13 +21,17 @@ from coalmine_monitors._errors import UnusableReferenceError
 from coalmine_monitors._state import StateStore
 from coalmine_monitors._web import monitor_app
 from coalmine_monitors._windows import Detector, WindowMonitor
+from coalmine_monitors.drift._accompanied import Accompanied, Stream, make_streams
 from coalmine_monitors.drift._build import build_reference, build_segments
 from coalmine_monitors.drift._classes import label_shift_of
 from coalmine_monitors.drift._detector import DriftDetector
 from coalmine_monitors.drift._joint import watch_together
 from coalmine_monitors.drift._metrics import drift_metrics
 
-__all__ = ["build_detector", "create_drift_app", "watched_columns"]
+__all__ = ["create_drift_app", "fit_detector", "watched_columns"]
+
+#: Versions whose fitted reference is kept: the stable one and the next.
+_FITTED = 2
 
 _log = logging.getLogger(__name__)
 
@@ -46,13 +52,23 @@ def create_drift_app(
     spec = service.monitors.drift
     store = StateStore(state)
     warnings: dict[str, tuple[str, ...]] = {}
+    fitted: dict[str, Callable[[], DriftDetector]] = {}
 
     def build(deployed: Deployed) -> Detector:
-        detector = build_detector(deployed, service)
-        for warning in detector.warnings:
+        # A step that failed is done again from disk: what was fitted to the reference stays good.
+        if deployed.version not in fitted:
+            fitted[deployed.version] = fit_detector(deployed, service)
+            for old in list(fitted)[:-_FITTED]:
+                del fitted[old]
+        detector = fitted[deployed.version]()
+        streams, refused = _streams(deployed, service)
+        said = (*detector.warnings, *refused)
+        for warning in said:
             _log.warning("drift: version %s: %s", deployed.version, warning)
-        warnings[deployed.version] = detector.warnings
-        return detector
+        warnings[deployed.version] = said
+        if not streams:
+            return detector
+        return Accompanied(detector, streams, by_time=spec.window is not None)
 
     monitor = WindowMonitor(
         "drift",
@@ -93,8 +109,8 @@ def create_drift_app(
     return app
 
 
-def build_detector(deployed: Deployed, service: ServiceSpec) -> DriftDetector:
-    """The detector of a version; UnusableReferenceError if there is nothing to compare with."""
+def fit_detector(deployed: Deployed, service: ServiceSpec) -> Callable[[], DriftDetector]:
+    """What makes detectors of a version; UnusableReferenceError if nothing can be compared with."""
     if deployed.card is None or deployed.reference is None:
         raise UnusableReferenceError("there is no reference.parquet")
     spec, card = service.monitors.drift, deployed.card
@@ -121,7 +137,8 @@ def build_detector(deployed: Deployed, service: ServiceSpec) -> DriftDetector:
     segments = build_segments(
         deployed.reference, columns, chosen, alone=alone is not None, **calibration
     )
-    return DriftDetector(
+    return partial(
+        DriftDetector,
         reference,
         window_rows=spec.window_rows,
         seconds=spec.window,
@@ -129,6 +146,14 @@ def build_detector(deployed: Deployed, service: ServiceSpec) -> DriftDetector:
         segments=segments,
         label_shift=label_shift_of(card, deployed.reference),
     )
+
+
+def _streams(deployed: Deployed, service: ServiceSpec) -> tuple[list[Stream], list[str]]:
+    if deployed.card is None or deployed.reference is None:
+        return [], []
+    columns = (*deployed.card.feature_columns(), *deployed.card.output_columns())
+    known = {column.name: column for column in columns}
+    return make_streams(service.monitors.online, known, deployed.reference)
 
 
 def watched_columns(card: ModelCard, service: ServiceSpec) -> tuple[Column, ...]:

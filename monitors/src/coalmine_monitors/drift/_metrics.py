@@ -10,6 +10,7 @@ from prometheus_client.core import Metric
 
 from coalmine_monitors._metrics import capped, gauge
 from coalmine_monitors._windows import Detector
+from coalmine_monitors.drift._accompanied import online_metrics
 from coalmine_monitors.drift._classes import class_metrics
 
 __all__ = ["drift_metrics"]
@@ -25,6 +26,8 @@ def drift_metrics(model: str, version: str, detector: Detector) -> Iterable[Metr
         return
     here, names = (model, version, "drift"), list(features)
     yield from _distances(here, names, features, report["together"])
+    if report.get("online"):
+        yield from online_metrics(here, report["online"])
     if report["classes"]:
         yield from class_metrics(here, report["classes"])
     evidence = {name: numbers["log_evidence"] for name, numbers in features.items()}

@@ -126,6 +126,49 @@ class SegmentColumnSpec(_Spec):
         return self
 
 
+class OnlineSpec(_Spec):
+    """A column of the model that is watched row by row, as a stream of one value."""
+
+    stream: Annotated[str, Field(min_length=1)]
+    """A feature or an output."""
+
+    equals: str | None = None
+    """Of a categorical column: the category whose share is watched, as a stream of 0 and 1."""
+
+    limit: float | None = None
+    """What the mean may be; null: ranks as in the reference. A margin beyond what is usual."""
+
+    range: tuple[float, float] = (0.0, 1.0)
+    """Between which the values of a stream with a `limit` lie; others count as the next of both."""
+
+    below: bool = False
+    """Whether a mean below `limit` is the trouble."""
+
+    run_length: Annotated[int, Field(ge=100)] = 100_000
+    """Rows between two false alarms, at least, when nothing happens."""
+
+    block_rows: Annotated[int, Field(ge=1, le=10_000)] = 50
+    """Rows taken together as one observation: several times as long as rows stay alike."""
+
+    @property
+    def name(self) -> str:
+        """How the stream is called in incidents and metrics."""
+        return self.stream if self.equals is None else f"{self.stream}={self.equals}"
+
+    @model_validator(mode="after")
+    def _limit_is_within(self) -> OnlineSpec:
+        low, high = self.range
+        if not (isfinite(low) and isfinite(high) and low < high):
+            raise ValueError(f"range: {list(self.range)} is empty; the lower limit comes first")
+        if self.limit is not None and not low < self.limit < high:
+            raise ValueError(f"limit: {self.limit:g} is not within `range`: {list(self.range)}")
+        if self.limit is None and (self.below or self.equals is not None):
+            raise ValueError("limit: `below` and `equals` need one")
+        if self.run_length < 2 * self.block_rows:
+            raise ValueError(f"run_length: less than two blocks of {self.block_rows} rows")
+        return self
+
+
 class AlertsSpec(_Spec):
     """Whom the monitors tell of incidents themselves, besides what Prometheus makes of metrics."""
 
@@ -149,7 +192,18 @@ class MonitorsSpec(_Spec):
     drift: DriftSpec = DriftSpec()
     performance: PerformanceSpec = PerformanceSpec()
     quality: QualitySpec = QualitySpec()
+    online: Annotated[tuple[OnlineSpec, ...], Field(max_length=20)] = ()
+    """Columns that the drift monitor watches row by row, besides."""
+
     alerts: AlertsSpec = AlertsSpec()
+
+    @field_validator("online")
+    @classmethod
+    def _each_stream_once(cls, streams: tuple[OnlineSpec, ...]) -> tuple[OnlineSpec, ...]:
+        names = [stream.name for stream in streams]
+        if doubled := sorted({name for name in names if names.count(name) > 1}):
+            raise ValueError(f"listed more than once: {', '.join(doubled)}")
+        return streams
 
     @model_validator(mode="after")
     def _reference_is_by_a_segment(self) -> MonitorsSpec:
