@@ -10,6 +10,7 @@ from coalmine.cli import (
     _demo,
     _label,
     _reference,
+    _report,
     _retrain,
     _rollout,
     _service,
@@ -41,3 +42,4 @@ app.add_typer(_retrain.app, name="retrain")
 app.add_typer(_data.app, name="data")
 app.add_typer(_reference.app, name="reference")
 _label.register(app)
+_report.register(app)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import base64
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from html import escape
 from typing import Any
 
@@ -12,6 +12,7 @@ import orjson
 from coalmine.demo._ledger import Accuracy, Phase
 from coalmine.demo._options import Scenario
 from coalmine.demo._story import Story
+from coalmine.html import page, table
 
 __all__ = ["render"]
 
@@ -41,29 +42,6 @@ _CAPTIONS = {
     "state: shadow, canary steps, promoted or rolled back.",
 }
 
-_STYLE = """
-:root { color-scheme: light; }
-body { font: 15px/1.5 system-ui, sans-serif; color: #222; background: #fff; margin: 2rem auto;
-       max-width: 1080px; padding: 0 1rem; }
-h1 { font-size: 1.5rem; margin-bottom: .2rem; } h2 { font-size: 1.1rem; margin: 2rem 0 .5rem; }
-.verdict { display: inline-block; padding: .1rem .6rem; border-radius: 4px; color: #fff; }
-.good { background: #00795b; } .bad { background: #b03020; }
-p.lead { max-width: 46rem; } figure { margin: 1rem 0 1.6rem; }
-img { max-width: 100%; border: 1px solid #e4e4e4; }
-figcaption { color: #555; font-size: .88rem; max-width: 50rem; }
-table { border-collapse: collapse; width: 100%; font-size: .9rem; }
-th { text-align: left; border-bottom: 2px solid #bbb; padding: .3rem .6rem .3rem 0; }
-td { border-bottom: 1px solid #e4e4e4; padding: .3rem .6rem .3rem 0; vertical-align: top; }
-td.number, th.number { text-align: right; white-space: nowrap; }
-.yes { color: #00795b; } .no { color: #b03020; }
-.kind { color: #555; }
-table.fit td:last-child { width: 100%; } table.fit td { white-space: nowrap; }
-table.fit td:last-child { white-space: normal; }
-details { color: #444; } summary { cursor: pointer; color: #0072B2; }
-pre { font-size: .78rem; background: #f6f6f6; padding: .5rem; overflow-x: auto; max-width: 40rem;
-      max-height: 24rem; }
-"""
-
 _LONG = 160
 #: Evidence that only a machine reads; it is in report.json.
 _IDENTIFIERS = ("identity", "count", "actor", "decision_id", "first_feature", "starts_at")
@@ -91,11 +69,7 @@ def render(story: Story, pictures: Mapping[str, bytes]) -> str:
         _versions(story),
         _numbers(story),
     ]
-    return (
-        '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
-        f"<title>{escape(title)}</title><style>{_STYLE}</style></head>\n"
-        f"<body>\n{chr(10).join(parts)}\n</body></html>\n"
-    )
+    return page(title, parts)
 
 
 def _figure(name: str, content: bytes) -> str:
@@ -104,27 +78,6 @@ def _figure(name: str, content: bytes) -> str:
     return (
         f'<figure><img alt="{escape(name)} over time" src="data:image/png;base64,{data}">'
         f"<figcaption>{caption}</figcaption></figure>"
-    )
-
-
-def _table(
-    head: Sequence[str], rows: Sequence[Sequence[str]], *, numbers: str = "", fit: bool = False
-) -> str:
-    """A table of ready HTML cells; `numbers` has an `n` for each column aligned to the right.
-
-    With `fit` the last column takes what the others leave.
-    """
-
-    def cells(tag: str, row: Sequence[str]) -> str:
-        return "".join(
-            f"<{tag}{' class=number' if numbers[i : i + 1] == 'n' else ''}>{cell}</{tag}>"
-            for i, cell in enumerate(row)
-        )
-
-    body = "\n".join(f"<tr>{cells('td', row)}</tr>" for row in rows)
-    kind = " class=fit" if fit else ""
-    return (
-        f"<table{kind}><thead><tr>{cells('th', head)}</tr></thead><tbody>\n{body}\n</tbody></table>"
     )
 
 
@@ -137,7 +90,7 @@ def _checks(story: Story) -> str:
         ]
         for check in story.checks
     ]
-    return "<h2>What had to be true</h2>" + _table(["", "expectation", "found"], rows, fit=True)
+    return "<h2>What had to be true</h2>" + table(["", "expectation", "found"], rows, fit=True)
 
 
 def _accuracy(story: Story) -> str:
@@ -153,7 +106,7 @@ def _accuracy(story: Story) -> str:
 
     rows = [[phase.value, *shown(story.facts.accuracy[phase])] for phase in Phase]
     head = ["phase", "accuracy", "95 % interval", "windows", "requests"]
-    return "<h2>Accuracy</h2>" + _table(head, rows, numbers=" nnnn")
+    return "<h2>Accuracy</h2>" + table(head, rows, numbers=" nnnn")
 
 
 def _timeline(story: Story) -> str:
@@ -165,7 +118,7 @@ def _timeline(story: Story) -> str:
         ]
         for event in sorted(story.history.events, key=lambda e: e.time)
     ]
-    return "<h2>Decisions and their evidence</h2>" + _table(
+    return "<h2>Decisions and their evidence</h2>" + table(
         ["s", "who", "what"], rows, numbers="n", fit=True
     )
 
@@ -227,7 +180,7 @@ def _versions(story: Story) -> str:
             ]
         )
     head = ["version", "became", "arms", "answered (s)", "requests", "accuracy", "digest"]
-    return "<h2>Model versions</h2>" + _table(head, rows, numbers="   nnn ")
+    return "<h2>Model versions</h2>" + table(head, rows, numbers="   nnn ")
 
 
 def _numbers(story: Story) -> str:
@@ -248,6 +201,6 @@ def _numbers(story: Story) -> str:
     listed = f"<h2>Failed requests</h2><ul>{failures}</ul>" if failures else ""
     again = f"coalmine demo --scenario {facts.scenario.value} --seed {facts.seed}"
     return (
-        "<h2>Numbers</h2>" + _table(["", ""], cells, fit=True) + listed
+        "<h2>Numbers</h2>" + table(["", ""], cells, fit=True) + listed
         + f"<h2>Again</h2><p><code>{escape(again)}</code></p>"
     )  # fmt: skip
