@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
-from coalmine.apps.ev_battery import Fleet, FleetConfig, steps, write_telemetry
-from coalmine.modeldir import load_card
+from coalmine.apps.ev_battery import CLASSES, Fleet, FleetConfig, steps, write_telemetry
+from coalmine.modeldir import load_card, model_digest
 from coalmine.records import BatchId, InferenceRecord, Label, open_log, record_batch
-from coalmine.retraining import learning
+from coalmine.retraining import find_training_set, learning
 from coalmine_transformers.battery import BatteryTransformer
 
-UPLOADS = 250
 ONSET = 1_700_000_000.0
 
 
@@ -56,10 +57,10 @@ def candidate(
     return steps.decide(work / "report"), work / "candidate"
 
 
-def make_stage(state: Path) -> Stage:
-    """Train a first model under `state`, and let it answer."""
+def make_stage(state: Path, *, history: int = 900, uploads: int = 250) -> Stage:
+    """Train a first model under `state` on some uploads, and let it answer others."""
     fleet = Fleet(FleetConfig(seed=5))
-    write_telemetry(state / "fleet.parquet", fleet.uploads(900))
+    write_telemetry(state / "fleet.parquet", fleet.uploads(history))
     steps.ingest_file(state / "first", telemetry=state / "fleet.parquet")
     nobody = steps.Champion("", str(state / "models"), "", "", "ev-battery")
     decision, directory = candidate(state, state / "first-work", nobody, state / "first")
@@ -69,7 +70,7 @@ def make_stage(state: Path) -> Stage:
 
     network = learning.Network(state / "models" / "1" / "model.onnx")
     records, truth, features, requests, rows = [], [], [], [], []
-    for number, upload in enumerate(fleet.uploads(UPLOADS).each_upload()):
+    for number, upload in enumerate(fleet.uploads(uploads).each_upload()):
         matrix = BatteryTransformer().preprocess(upload.raw)["features"]
         said, shares = network.predict(matrix)
         records.append(
@@ -106,3 +107,32 @@ def retrain(stage: Stage, work: Path, labels: list[str]) -> tuple[str, Path]:
     )
     steps.ingest_records(work / "in", present=present)
     return candidate(stage.state, work, stage.champion, work / "in")
+
+
+def digests(state: Path) -> None:
+    """Make a first model and retrain it, and write what both are known by to `digests.json`."""
+    state.mkdir(parents=True)
+    stage = make_stage(state, history=400, uploads=150)
+    found = {"first": _known_by(state, state / "first-work", state / "models" / "1")}
+    labels = [CLASSES[index] for index in stage.truth]
+    decision, directory = retrain(stage, state / "again", labels)
+    found["retrained"] = {**_known_by(state, state / "again", directory), "decision": decision}
+    (state / "digests.json").write_text(json.dumps(found), encoding="utf-8")
+
+
+def _known_by(state: Path, work: Path, candidate: Path) -> dict[str, Any]:
+    """Of a model with its reference, of the data with its manifest, and of how it was judged."""
+    steps.set_up_drift_monitoring(
+        work / "features", work / "trained", candidate=candidate, window_rows=20, out=work / "whole"
+    )
+    digest = json.loads((work / "features" / "facts.json").read_text())["training_data"]
+    manifest = find_training_set(digest, data=state / "data")
+    return {
+        "model": model_digest(work / "whole"),
+        "data": digest,
+        "summary": manifest["summary"],
+        "parent": manifest["parent"],
+        "judged": {
+            path.name: path.read_text() for path in sorted((work / "report").glob("*.json"))
+        },
+    }
