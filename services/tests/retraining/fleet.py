@@ -28,6 +28,10 @@ class Stage:
     truth: np.ndarray
     requests: list[str]
     rows: list[int]
+    fresh_features: np.ndarray
+    """Of uploads that came later, and were never labelled."""
+
+    fresh_truth: np.ndarray
 
 
 def candidate(
@@ -93,7 +97,12 @@ def make_stage(state: Path, *, history: int = 900, uploads: int = 250) -> Stage:
     log.append(batch, batch_id=BatchId("server", 1, batch.num_rows))
     log.close()
     champion = steps.Champion("1", str(state / "models"), "", "", "ev-battery")
-    return Stage(state, champion, np.concatenate(features), np.concatenate(truth), requests, rows)
+    fresh = fleet.uploads(uploads)
+    return Stage(
+        *(state, champion, np.concatenate(features), np.concatenate(truth), requests, rows),
+        fresh_features=BatteryTransformer().preprocess(fresh.raw)["features"],
+        fresh_truth=fresh.label,
+    )
 
 
 def retrain(stage: Stage, work: Path, labels: list[str]) -> tuple[str, Path]:

@@ -8,7 +8,15 @@ from typing import Any
 import numpy as np
 import pytest
 
-from coalmine.records import BatchId, Label, RecordLog, archive, open_log, record_batch
+from coalmine.records import (
+    BatchId,
+    InferenceRecord,
+    Label,
+    RecordLog,
+    archive,
+    open_log,
+    record_batch,
+)
 from coalmine.retraining import NotEnoughData, Window, recent_rows
 from coalmine.retraining._recent import count_labelled, count_rows
 
@@ -75,8 +83,6 @@ def test_a_long_log_is_not_read_from_its_beginning(tmp_path: Path) -> None:
     log = open_log(log_uri(tmp_path))
     rng = np.random.default_rng(0)
     for hour in range(200):
-        from coalmine.records import InferenceRecord
-
         record = InferenceRecord(
             request_id=f"h{hour}",
             time=ONSET + 3600.0 * hour,
@@ -141,4 +147,30 @@ def test_a_long_archive_is_not_read_from_its_beginning(tmp_path: Path) -> None:
     old.write_bytes(b"not to be read")
     window = Window("1", ONSET + 4 * 86_400, ONSET + 6 * 86_400)
     assert count_rows(log, window, archive=directory) == 20
+    log.close()
+
+
+def test_labels_of_another_version_or_of_before_change_nothing(tmp_path: Path) -> None:
+    fill_log(tmp_path, since=ONSET, requests=10, labelled=10)
+    log = open_log(log_uri(tmp_path))
+    window = Window("1", ONSET, ONSET + 1000)
+    before = read(log, window)
+    other = InferenceRecord(
+        request_id="other",
+        time=ONSET + 0.5,
+        protocol="v1",
+        latency_us=1,
+        inputs={"features": np.zeros((4, 2), np.float32)},
+        outputs={"label": np.zeros(4, np.int64)},
+    )
+    batch = record_batch([other], card=CARD, model_version="2", arm="stable")
+    log.append(batch, batch_id=BatchId("other", 1, 4))
+    poison = [Label("other", "bad", ONSET + 99, row) for row in range(4)]
+    # Dated before the truth that is known, and before the prediction itself.
+    wrong = [("ok" if label == "bad" else "bad") for label in before["true_label"][:4]]
+    poison += [Label("r0", label, ONSET - 86_400, row) for row, label in enumerate(wrong)]
+    poison += [Label("nobody", "bad", ONSET + 99)]
+    counts = log.put_labels(poison)
+    assert (counts.accepted, counts.repeated, counts.unknown) == (4, 4, 1)
+    assert read(log, window) == before
     log.close()
