@@ -79,6 +79,7 @@ class Detector(Protocol):
 
 Build = Callable[[Deployed], Detector]
 Shown = Callable[[str, Detector], Iterable[Metric]]
+Look = Callable[[Detector, pa.RecordBatch, bool], None]
 
 
 @dataclass(frozen=True)
@@ -96,6 +97,8 @@ class WindowMonitor:
     """The monitor of one kind; `build` makes the detector of a version, `shown` its metrics.
 
     `name` tells it from others of its kind: in metrics, as `monitor`, and in the ids of incidents.
+    `look` is shown the answered rows of every batch that clients got, of whatever version, and
+    whether they are of the detector's own, before the detector takes these.
     """
 
     def __init__(
@@ -110,6 +113,7 @@ class WindowMonitor:
         build: Build,
         shown: Shown,
         name: str | None = None,
+        look: Look = lambda detector, batch, own: None,
     ) -> None:
         self.metrics = SnapshotCollector()
         self._kind: IncidentKind = kind
@@ -121,6 +125,7 @@ class WindowMonitor:
         self._clock = clock
         self._build = build
         self._shown = shown
+        self._look = look
         self._progress = Progress(log, model=model, kind=kind, clock=clock)
         self._failures = 0
         self._incidents: list[Incident] = []
@@ -226,13 +231,14 @@ class WindowMonitor:
         if stable.version != self._position.stable.version:
             self._switch(stable, changed=changed)
         self._position = replace(self._position, stable=stable)
-        if (
-            batch.num_rows == 0
-            or batch_version(batch) != stable.version
-            or batch_arm(batch) not in (Arm.STABLE, Arm.CANARY)
-        ):
+        if batch.num_rows == 0 or batch_arm(batch) not in (Arm.STABLE, Arm.CANARY):
             return
+        own = batch_version(batch) == stable.version
         batch = answered(batch)
+        if self._detector is not None:
+            self._look(self._detector, batch, own)
+        if not own:
+            return
         if self._detector is None:
             unjudged = self._position.unjudged_rows + batch.num_rows
             self._position = replace(self._position, unjudged_rows=unjudged)

@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated, Any
 
+import pyarrow as pa
 from fastapi import FastAPI, Query
 from prometheus_client.core import Metric
 
@@ -16,12 +17,13 @@ from coalmine.spec import ServiceSpec
 from coalmine_monitors._alerts import AlertSender
 from coalmine_monitors._catalog import Catalog, Deployed
 from coalmine_monitors._errors import UnusableReferenceError
-from coalmine_monitors._metrics import capped, gauge
+from coalmine_monitors._metrics import OTHER, capped, gauge
 from coalmine_monitors._state import StateStore
 from coalmine_monitors._web import monitor_app
 from coalmine_monitors._windows import Detector, WindowMonitor
 from coalmine_monitors.quality._detector import QualityDetector
 from coalmine_monitors.quality._rules import build_rules
+from coalmine_monitors.quality._stream import TIME, VOLUME, StreamChecks
 
 __all__ = ["create_quality_app"]
 
@@ -49,8 +51,18 @@ def create_quality_app(
         rules = build_rules(
             columns, service.features, deployed.reference, window_rows=spec.window_rows
         )
+        stream = StreamChecks(
+            columns,
+            interval_s=spec.volume_interval,
+            factor=spec.volume_factor,
+            remembered=spec.window_rows,
+        )
         return QualityDetector(
-            columns, rules, window_rows=spec.window_rows, consecutive=spec.consecutive
+            columns,
+            rules,
+            window_rows=spec.window_rows,
+            consecutive=spec.consecutive,
+            stream=stream,
         )
 
     monitor = WindowMonitor(
@@ -62,6 +74,7 @@ def create_quality_app(
         clock=clock,
         build=build,
         shown=lambda version, detector: _metrics(service.name, version, detector),
+        look=_look,
     )
     alerts = AlertSender(
         service.monitors.alerts,
@@ -89,19 +102,34 @@ def create_quality_app(
     return app
 
 
+def _look(detector: Detector, batch: pa.RecordBatch, own: bool) -> None:
+    if isinstance(detector, QualityDetector):
+        detector.stream.look(batch, own=own)
+
+
 def _metrics(model: str, version: str, detector: Detector) -> Iterable[Metric]:
-    if not detector.report:
+    if not detector.report or not isinstance(detector, QualityDetector):
         return
     names = [column.name for column in detector.columns]
-    values = dict.fromkeys(names, 0.0)
+    here = (model, version, "data_quality")
+    labels = ("model_name", "revision", "monitor", "feature")
+    values = dict.fromkeys((TIME, VOLUME, *names), 0.0)
     for fault in detector.report["faults"]:
-        values[fault["feature"]] += 1
+        # A feature that the model does not know is among the others.
+        name = fault["feature"] if fault["feature"] in values else OTHER
+        values[name] = values.get(name, 0.0) + 1
+    shown = [*capped(names, values)]
+    shown += [(name, values[name]) for name in (TIME, VOLUME, OTHER) if name in values]
     yield gauge(
         "coalmine_quality_faults",
-        "Limits that the feature broke in the last window.",
-        labels=("model_name", "revision", "monitor", "feature"),
-        samples=[
-            ((model, version, "data_quality", feature), value)
-            for feature, value in capped(names, values)
-        ],
+        "Limits that the feature, or the stream, broke in the last window.",
+        labels=labels,
+        samples=[((*here, feature), value) for feature, value in dict(shown).items()],
+    )
+    missing = dict(zip(names, detector.missing.tolist(), strict=True))
+    yield gauge(
+        "coalmine_missing_ratio",
+        "Share of the feature's values that were missing in the last window.",
+        labels=labels,
+        samples=[((*here, feature), value) for feature, value in capped(names, missing)],
     )

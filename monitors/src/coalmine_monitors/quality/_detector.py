@@ -12,7 +12,8 @@ from numpy.typing import NDArray
 from coalmine.incidents import AffectedFeature
 from coalmine.modeldir import Column
 from coalmine_monitors._incidents import Finding
-from coalmine_monitors.quality._rules import Fault, Rule, faults
+from coalmine_monitors.quality._rules import Fault, Rule, faults, longest_run
+from coalmine_monitors.quality._stream import StreamChecks
 
 __all__ = ["QualityDetector"]
 
@@ -50,7 +51,12 @@ class QualityDetector:
         *,
         window_rows: int,
         consecutive: int,
+        stream: StreamChecks,
     ) -> None:
+        self.stream = stream
+        """Looks at the batches, before their rows are taken."""
+        self.missing: Floats = np.zeros(len(columns))
+        """Share of missing values of each feature in the last window."""
         self._columns = columns
         self._rules = rules
         self._window_rows = window_rows
@@ -59,6 +65,8 @@ class QualityDetector:
         self._start = 0.0
         self._end = 0.0
         self._streaks: dict[tuple[str, str], _Streak] = {}
+        #: The value each feature ended the last window with, and how many times in a row.
+        self._ends: list[tuple[float, int]] = [(np.nan, 0)] * len(columns)
         self._windows = 0
         self.finding: Finding | None = None
         self.report: Mapping[str, Any] = {}
@@ -101,10 +109,9 @@ class QualityDetector:
 
     def _judge(self) -> None:
         found: dict[tuple[str, str], Fault] = {
-            (fault.feature, fault.check): fault
-            for index, rule in enumerate(self._rules)
-            for fault in faults(rule, self._rows[:, index])
+            (fault.feature, fault.check): fault for fault in self._faults()
         }
+        self.missing = np.isnan(self._rows).mean(axis=0)
         self._streaks = self._after(found)
         self._windows += 1
         self._rows = self._rows[:0]
@@ -115,6 +122,16 @@ class QualityDetector:
             "faults": [asdict(fault) for fault in found.values()],
         }
         self.finding = self._conclude()
+
+    def _faults(self) -> list[Fault]:
+        found: list[Fault] = []
+        for index, rule in enumerate(self._rules):
+            values = self._rows[:, index]
+            last, length = self._ends[index]
+            longest, length = longest_run(values, last=last, length=length)
+            self._ends[index] = (float(values[-1]), length)
+            found += faults(rule, values, run=longest)
+        return found + self.stream.faults()
 
     def _after(self, found: dict[tuple[str, str], Fault]) -> dict[tuple[str, str], _Streak]:
         streaks: dict[tuple[str, str], _Streak] = {}
@@ -144,7 +161,7 @@ class QualityDetector:
                 score=streak.fault.score,
                 threshold=streak.fault.threshold,
                 direction=streak.fault.direction,
-                sensor=sensors[streak.fault.feature],
+                sensor=sensors.get(streak.fault.feature),
             )
             for streak in blamed
         )
@@ -165,6 +182,8 @@ class QualityDetector:
             "end": self._end,
             "streaks": [asdict(streak) for streak in self._streaks.values()],
             "windows": self._windows,
+            "ends": [[None if last != last else last, length] for last, length in self._ends],
+            "stream": self.stream.state(),
         }
 
     def restore(self, state: Mapping[str, Any]) -> None:
@@ -177,6 +196,10 @@ class QualityDetector:
         ]
         self._streaks = {(item.fault.feature, item.fault.check): item for item in streaks}
         self._windows = int(state["windows"])
+        self._ends = [
+            (np.nan if last is None else float(last), int(length)) for last, length in state["ends"]
+        ]
+        self.stream.restore(state["stream"])
 
 
 def _rank(fault: Fault) -> tuple[bool, float, str]:
@@ -186,11 +209,20 @@ def _rank(fault: Fault) -> tuple[bool, float, str]:
 
 
 def _sentence(feature: AffectedFeature) -> str:
+    score, limit = feature.score, feature.threshold
+    fell = feature.direction == "down"
     what = {
-        "missing": f"{feature.score:.1%} of values missing (limit {feature.threshold:.1%})",
-        "range": f"{feature.score:.1%} of values out of range (limit {feature.threshold:.1%})",
+        "missing": f"{score:.1%} of values missing (limit {limit:.1%})",
+        "range": f"{score:.1%} of values out of range (limit {limit:.1%})",
         "constant": "stuck at one value",
-        "sensor_check": f"off by {feature.score:.3g} (tolerance {feature.threshold:.3g})",
+        "stuck": f"stuck at one value for {score:.0f} rows",
+        "type": "not a number" if score == 1 else f"{score:.1%} of values are no finite numbers",
+        "unseen": f"{score:.1%} of values are unknown categories (limit {limit:.1%})",
+        "schema": "the records' features have changed",
+        "volume": f"{score:.0f} rows in an interval, {'below' if fell else 'above'} {limit:.0f}",
+        "order": f"{score:.1%} of rows come long after newer ones",
+        "duplicates": f"{score:.1%} of requests are there twice",
+        "sensor_check": f"off by {score:.3g} (tolerance {limit:.3g})",
     }[feature.statistic]
     look = "" if feature.sensor is None else f"; look at sensor {feature.sensor}"
     return f"{feature.name}: {what}{look}"

@@ -16,10 +16,19 @@ from coalmine_monitors._rows import matrix
 
 __all__ = ["Check", "Fault", "Rule", "build_rules", "faults"]
 
-Check = Literal["missing", "range", "constant", "sensor_check"]
+Check = Literal[
+    "missing", "range", "constant", "sensor_check", "type", "unseen", "stuck", "schema", "volume",
+    "order", "duplicates",
+]  # fmt: skip
 
 #: Share of values out of range that is a fault: one odd row in a window is not a broken sensor.
 MAX_OUT_OF_RANGE = 0.01
+#: Share of values that are no finite numbers, or no known categories, that is a fault.
+MAX_ODD = 0.01
+#: A signal repeats a value this seldom, or it may rest at one: then no run of one is a fault.
+_CONTINUOUS = 0.95
+#: Rows in a row with exactly one value that may always be.
+_SHORTEST_RUN = 30
 #: Factor on the worst window of the reference: the worst of few windows is soon exceeded by chance.
 _SLACK = 2.0
 
@@ -38,6 +47,14 @@ class Rule:
     may_be_constant: bool
     median: float | None
     tolerance: float | None
+    categories: int | None = None
+    """How many the model knows; None of a number."""
+
+    longest_run: int | None = None
+    """Rows in a row that may have exactly one value; None: any number of them."""
+
+    max_odd: float = MAX_ODD
+    """Share of infinite numbers, or of unknown categories."""
 
 
 @dataclass(frozen=True)
@@ -68,7 +85,7 @@ def build_rules(
     past = None if reference is None else matrix(reference, columns)
     return tuple(
         _rule(
-            column.name,
+            column,
             specs.get(column.name) or FeatureSpec(name=column.name),
             None if past is None else past[:, index],
             window_rows=window_rows,
@@ -77,7 +94,8 @@ def build_rules(
     )
 
 
-def _rule(name: str, spec: FeatureSpec, past: Floats | None, *, window_rows: int) -> Rule:
+def _rule(column: Column, spec: FeatureSpec, past: Floats | None, *, window_rows: int) -> Rule:
+    categories = None if column.categories is None else len(column.categories)
     windows = [] if past is None else _windows(past, window_rows)
     max_missing = spec.max_missing
     if "max_missing" not in spec.model_fields_set:
@@ -85,10 +103,13 @@ def _rule(name: str, spec: FeatureSpec, past: Floats | None, *, window_rows: int
         max_missing = max([max_missing, *(_SLACK * share for share in shares)])
     present = [window[~np.isnan(window)] for window in windows]
     outside = [_outside(window, spec.range) for window in present if window.size]
-    constant = any(window.size == 0 or window.min() == window.max() for window in present)
+    longest = 0 if past is None else longest_run(past)[0]
+    # Half a window at one value in the reference: a whole one is no fault either.
+    constant = 2 * longest >= window_rows or any(window.size == 0 for window in present)
+    odd = [_odd(window, categories) for window in present]
     known = past is not None and bool(np.isfinite(past).any())
     return Rule(
-        feature=name,
+        feature=column.name,
         sensor=spec.sensor,
         max_missing=max_missing,
         range=spec.range,
@@ -96,7 +117,45 @@ def _rule(name: str, spec: FeatureSpec, past: Floats | None, *, window_rows: int
         may_be_constant=constant or not present,
         median=float(np.nanmedian(past)) if past is not None and known else None,
         tolerance=spec.tolerance,
+        categories=categories,
+        longest_run=_longest_run(past, longest) if categories is None else None,
+        max_odd=max([MAX_ODD, *(_SLACK * share for share in odd)]),
     )
+
+
+def _longest_run(past: Floats | None, longest: int) -> int | None:
+    """How many rows in a row may have one value: many more than ever in the reference."""
+    known = np.empty(0) if past is None else past[~np.isnan(past)]
+    if not known.size or len(np.unique(known)) < _CONTINUOUS * known.size:
+        return None
+    return max(int(_SLACK * longest) + 10, _SHORTEST_RUN)
+
+
+def longest_run(values: Floats, *, last: float = np.nan, length: int = 0) -> tuple[int, int]:
+    """The longest run of one value, and the length of the one at the end.
+
+    The rows before ended with `length` times `last`. Missing values are no run.
+
+    >>> longest_run(np.array([2.0, 2.0, 3.0, 3.0]), last=2.0, length=5)
+    (7, 2)
+    """
+    if not values.size:
+        return length, length
+    ends = np.flatnonzero(values[1:] != values[:-1])
+    lengths = np.diff(np.concatenate([[-1], ends, [len(values) - 1]]))
+    lengths[0] += length if values[0] == last else 0
+    lengths[np.isnan(values[np.append(ends, len(values) - 1)])] = 0
+    return int(lengths.max()), int(lengths[-1])
+
+
+def _odd(values: Floats, categories: int | None) -> float:
+    """The share of values that are no finite numbers, or no known categories."""
+    if not values.size:
+        return 0.0
+    odd = ~np.isfinite(values)
+    if categories is not None:
+        odd |= (values < 0) | (values >= categories) | (values != np.floor(values))
+    return float(odd.mean())
 
 
 def _windows(past: Floats, window_rows: int) -> list[Floats]:
@@ -112,8 +171,10 @@ def _outside(values: Floats, limits: tuple[float, float] | None) -> float:
     return float(((values < limits[0]) | (values > limits[1])).mean())
 
 
-def faults(rule: Rule, values: Floats) -> list[Fault]:
+def faults(rule: Rule, values: Floats, *, run: int = 0) -> list[Fault]:
     """The limits that one window's `values` [rows] of a feature break.
+
+    `run` is the longest run of one value in them, as `longest_run` has it.
 
     >>> rule = Rule("temperature", None, 0.01, (-40.0, 90.0), 0.01, False, None, None)
     >>> [fault.check for fault in faults(rule, np.array([20.0, 21.0, np.nan, 400.0]))]
@@ -134,6 +195,12 @@ def faults(rule: Rule, values: Floats) -> list[Fault]:
         found.append(Fault(rule.feature, "range", outside, rule.max_out_of_range, direction))
     if not rule.may_be_constant and present.min() == present.max():
         found.append(Fault(rule.feature, "constant", 1.0, 1.0, "other"))
+    elif rule.longest_run is not None and run > rule.longest_run:
+        found.append(Fault(rule.feature, "stuck", run, rule.longest_run, "other"))
+    odd = _odd(present, rule.categories)
+    if odd > rule.max_odd:
+        check: Check = "type" if rule.categories is None else "unseen"
+        found.append(Fault(rule.feature, check, odd, rule.max_odd, "up"))
     if rule.median is not None and rule.tolerance is not None:
         shift = float(np.median(present)) - rule.median
         if abs(shift) > rule.tolerance:

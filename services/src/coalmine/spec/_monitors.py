@@ -110,6 +110,13 @@ class QualitySpec(_Spec):
     consecutive: Annotated[int, Field(ge=1)] = 2
     """Faulty windows in a row that open an incident, healthy ones that close it."""
 
+    volume_interval: Annotated[Duration, Field(ge=1, le=3600)] = 60.0
+    """Rows are counted by intervals of this length."""
+
+    volume_factor: Annotated[float, Field(gt=1)] | None = 4.0
+    """More rows than the busiest interval of the last day times this are a surge, fewer than the
+    quietest of the last hour divided by it a fall; null: any number is right."""
+
 
 class SegmentColumnSpec(_Spec):
     """A feature that cuts the traffic into segments, which are watched apart."""
