@@ -258,6 +258,7 @@ def test_a_rollout_is_started_and_steered(coalmine: Any, control: Control) -> No
     assert (body["version"], body["shadow"], body["reason"]) == ("4", False, "July")
     assert body["actor"]
     old = {"id": "r-1", "version": "3", "state": "rolled_back", "started": 1.0}
+    old["why"] = "more errors"
     new = {"id": "r-2", "version": "4", "state": "stepping", "started": 2.0}
     control.answers = {
         "/rollout/v1/rollouts": (200, {"rollouts": [old, new]}),
@@ -265,10 +266,14 @@ def test_a_rollout_is_started_and_steered(coalmine: Any, control: Control) -> No
         "/rollout/v1/rollouts/r-2": (200, {**new, "ledger": []}),
     }
     assert coalmine("rollout", "abort").out == "rollout r-2: aborted\n"
-    assert coalmine("rollout", "history").out.splitlines()[0] == "r-2  version 4  stepping"
+    lines = coalmine("rollout", "history").out.splitlines()
+    assert lines[0] == "r-2  1970-01-01 00:00:02  version 4  stepping"
+    assert lines[1].endswith("version 3  rolled_back  more errors")
     assert json.loads(coalmine("rollout", "status").out)["id"] == "r-2"
     control.answers["/rollout/v1/rollouts"] = (200, {"rollouts": [old]})
     assert "no rollout runs" in coalmine("rollout", "pause").err
+    control.answers["/rollout/v1/rollouts"] = (200, {"rollouts": []})
+    assert "no rollout yet" in coalmine("rollout", "history").err
 
 
 def test_a_refusal_is_told_in_the_services_words(coalmine: Any, control: Control) -> None:

@@ -82,8 +82,15 @@ async def test_a_ledger_is_replayed_offline(stage: Stage, coalmine: Any) -> None
     code, out = coalmine("rollout", "replay", id, "--database", str(stage.database))
     assert code == 0
     assert re.search(rf"{id}: \d+ verdicts recomputed, all of them the same", out)
+    assert coalmine("rollout", "replay", "--database", str(stage.database)) == (code, out)
     code, out = coalmine("rollout", "replay", "r1", "--database", str(stage.database))
     assert (code, "none was recorded" in out) == (0, True)
+
+
+async def test_a_database_without_rollouts_says_so(stage: Stage, coalmine: Any) -> None:  # noqa: F811
+    code, out = coalmine("rollout", "replay", "--database", str(stage.database))
+    assert code != 0
+    assert "no rollout is in it yet" in out
 
 
 async def test_a_ledger_that_was_changed_is_found_out(stage: Stage, coalmine: Any) -> None:  # noqa: F811

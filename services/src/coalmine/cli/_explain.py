@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from coalmine.rollout import Replayed
 
-__all__ = ["compared", "explained"]
+__all__ = ["compared", "explained", "listed"]
 
 _INDENT = " " * 12
 _VERDICTS = {
@@ -39,6 +39,15 @@ def explained(rollout: dict[str, Any]) -> str:
         lines += _entry(entry)
     lines += [*_asked(rollout), "", *_now(rollout)]
     return "\n".join(lines)
+
+
+def listed(rollout: dict[str, Any]) -> str:
+    """One line: when, which, what came of it, and why."""
+    started = rollout.get("started")
+    when = "" if started is None else datetime.fromtimestamp(started, UTC).strftime("%F %T  ")
+    why = rollout.get("held") or rollout.get("why") or rollout.get("verdict") or ""
+    line = f"{rollout['id']}  {when}version {rollout['version']}  {rollout['state']:<11}  {why}"
+    return line.rstrip()
 
 
 def compared(rollout: str, verdicts: Sequence[Replayed]) -> str:

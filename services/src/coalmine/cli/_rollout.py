@@ -52,12 +52,13 @@ def status(rollout: IdArgument = None, state: StateOption = None) -> None:
 
 @app.command(epilog="Example:  coalmine rollout history")
 def history(state: StateOption = None) -> None:
-    """List all rollouts, newest first."""
-    for rollout in _all(find_running(state)):
-        typer.echo(
-            f"{rollout['id']}  version {rollout['version']}  {rollout['state']}  "
-            f"{rollout.get('verdict') or ''}".rstrip()
-        )
+    """List all rollouts, newest first: when, which version, what came of it and why."""
+    from coalmine.cli._explain import listed
+
+    running = find_running(state)
+    _newest(running)
+    for rollout in _all(running):
+        typer.echo(listed(rollout))
 
 
 @app.command(epilog="Example:  coalmine rollout explain r2")
@@ -70,9 +71,14 @@ def explain(rollout: IdArgument = None, state: StateOption = None) -> None:
     typer.echo(explained(request(running, "rollout", f"/v1/rollouts/{key}")))
 
 
-@app.command(epilog="Example:  coalmine rollout replay r2 --database backup/rollout.db")
+@app.command(
+    epilog="Examples:  coalmine rollout replay  |  "
+    "coalmine rollout replay r2 --database backup/rollout.db"
+)
 def replay(
-    rollout: Annotated[str, typer.Argument(help="The rollout", metavar="ID")],
+    rollout: Annotated[
+        str | None, typer.Argument(help="The rollout [default: the newest]", metavar="ID")
+    ] = None,
     database: Annotated[
         Path | None,
         typer.Option(help="The controller's database [default: that of the state directory]"),
@@ -81,10 +87,15 @@ def replay(
 ) -> None:
     """Decide again from the ledger alone, offline; exits 1 if any verdict comes out differently."""
     from coalmine.cli._explain import compared
+    from coalmine.rollout import newest_of
     from coalmine.rollout import replay as replayed
 
-    verdicts = replayed(database or _database(state), rollout)
-    typer.echo(compared(rollout, verdicts))
+    file = database or _database(state)
+    key = rollout or newest_of(file)
+    if key is None:
+        raise CommandError(f"{file}: no rollout is in it yet")
+    verdicts = replayed(file, key)
+    typer.echo(compared(key, verdicts))
     if not all(verdict.same for verdict in verdicts):
         raise typer.Exit(1)
 

@@ -30,7 +30,7 @@ from coalmine.rollout._guard import GuardResult
 from coalmine.rollout._measured import Measured, MeasuredBlock, MeasuredPair, parse_measured
 from coalmine.rollout._prometheus import PrometheusEvidence
 from coalmine.rollout._protocols import ArmHost, DeployedModel, ModelRegistry, Router
-from coalmine.rollout._replay import Replayed, replay
+from coalmine.rollout._replay import Replayed, newest_of, replay
 from coalmine.rollout._rescue import rescue
 from coalmine.rollout._scrape import ScrapeEvidence
 from coalmine.rollout._select import select
@@ -72,6 +72,7 @@ __all__ = [
     "Window",
     "create_app",
     "decide",
+    "newest_of",
     "parse_measured",
     "replay",
     "rescue",

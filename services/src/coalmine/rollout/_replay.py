@@ -10,7 +10,7 @@ from coalmine.rollout._decide import Policy, Verdict, decide
 from coalmine.rollout._evidence import Evidence
 from coalmine.rollout._store import Store
 
-__all__ = ["Replayed", "replay"]
+__all__ = ["Replayed", "newest_of", "replay"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,6 +29,18 @@ class Replayed:
     def same(self) -> bool:
         """Whether the two agree, in every e-value."""
         return self.recorded == self.recomputed
+
+
+def newest_of(database: Path) -> str | None:
+    """The rollout of a database that was started last; None if there is none."""
+    if not database.is_file():
+        raise FileNotFoundError(f"{database}: no such rollout database")
+    store = Store(database, clock=SYSTEM_CLOCK)
+    try:
+        newest = max(store.rollouts(), key=lambda each: each.started, default=None)
+    finally:
+        store.close()
+    return None if newest is None else newest.id
 
 
 def replay(database: Path, rollout: str) -> tuple[Replayed, ...]:
