@@ -105,7 +105,8 @@ def play(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Play]:
     # Only our own route can mirror.
     without = QUICK.model_copy(update={"shadow": None})
     with_all = QUICK.model_copy(update={"baseline": True})
-    policy = with_all if request.param is OwnRoute else without
+    with_baseline = without.model_copy(update={"baseline": True})
+    policy = {OwnRoute: with_all, Standard: with_baseline}.get(request.param, without)
     made = Play(plane, world, Stage(tmp_path, clock, world, traffic, policy=policy))
     made.watch()
     try:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from coalmine.arms import Arm
-from coalmine.gateway import RouteNotApplied
+from coalmine.gateway import RouteNotApplied, RoutePlan
 from coalmine.rollout.routers import ClusterRefused
 
 from .api_server import Object
@@ -115,3 +115,63 @@ async def test_the_admission_webhook_is_quoted(made: OnCluster) -> None:
     router = made.router()
     with pytest.raises(ClusterRefused, match="canary minReplicas must not exceed"):
         router.deploy(Arm.CANARY, model("5"))
+
+
+@on(Standard)
+async def test_the_baseline_is_an_entry_of_its_own_told_apart_by_its_name(made: OnCluster) -> None:
+    router = made.router()
+    await router.apply(plan(0))
+    router.deploy(Arm.BASELINE, STABLE)
+    made.cluster.settle()
+    assert await router.ready(Arm.BASELINE, STABLE.version)
+    router.deploy(Arm.BASELINE, STABLE)  # again, which changes nothing
+    router.deploy(Arm.CANARY, CANARY)
+    made.cluster.settle()
+
+    for canary in (10, 50):
+        beside = {Arm.CANARY: canary, Arm.BASELINE: canary, Arm.STABLE: 100 - 2 * canary}
+        weights = {arm: weight for arm, weight in beside.items() if weight}
+        step = RoutePlan(f"r1.step-{canary}", weights, salt="r1")
+        await router.apply(step)
+        assert await router.applied() == step
+        assert made.cluster.shares(NAME) == {uri("3"): 100 - canary, uri("4"): canary}
+        again = await made.router().applied()  # by what the cluster tells alone
+        assert again is not None
+        assert dict(again.weights) == weights
+
+    entries = made.cluster.api.objects[(ISVC, NAME)]["spec"]["canary"]
+    assert {entry["trafficPercent"] for entry in entries} == {50}
+
+    # The same model behind both: only the name tells that the baseline lost its share.
+    def move(service: Object) -> None:
+        for entry in service["spec"]["canary"]:
+            if entry["predictor"]["name"] == "coalmine-baseline":
+                entry["trafficPercent"] = 0
+
+    made.edit(ISVC, NAME, move)
+    seen = await router.applied()
+    assert seen is not None
+    assert dict(seen.weights) == {Arm.CANARY: 50, Arm.STABLE: 50}
+
+    await router.apply(plan(100))
+    router.deploy(Arm.STABLE, CANARY)  # is promoted, with the baseline still there
+    made.cluster.settle()
+    assert made.cluster.shares(NAME) == {uri("4"): 100}
+    router.retire(Arm.BASELINE)
+    made.cluster.settle()
+    (left,) = made.cluster.api.objects[(ISVC, NAME)]["spec"]["canary"]
+    assert left["predictor"]["model"]["storageUri"] == uri("3"), "the way back is still open"
+    assert f"{NAME}-coalmine-baseline-predictor" not in made.cluster.api.named(DEPLOYMENT)
+
+
+@on(Standard)
+async def test_the_canary_goes_and_the_baseline_stays_until_it_is_retired(made: OnCluster) -> None:
+    router = made.router()
+    router.deploy(Arm.BASELINE, STABLE)
+    made.cluster.settle()
+    await router.apply(plan(0))
+    router.retire(Arm.CANARY)
+    (left,) = made.cluster.api.objects[(ISVC, NAME)]["spec"]["canary"]
+    assert left["predictor"]["name"] == "coalmine-baseline"
+    router.retire(Arm.BASELINE)
+    assert "canary" not in made.cluster.api.objects[(ISVC, NAME)]["spec"]

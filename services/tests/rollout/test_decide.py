@@ -331,6 +331,24 @@ def test_of_few_callers_less_is_known() -> None:
     assert caller_effect({Arm.CANARY: alone, Arm.STABLE: alone}) == 1.0
 
 
+def test_few_callers_of_the_canary_take_nothing_from_what_the_shadow_showed() -> None:
+    def shown(callers: int) -> float:
+        sums = Callers(
+            callers=callers, requests=30 * callers, errors=0, requests_squared=900 * callers,
+            requests_errors=0, errors_squared=0,
+        )  # fmt: skip
+        known = {Arm.SHADOW: sums, Arm.STABLE: sums, Arm.CANARY: sums}
+        counts = ArmCounts(requests=300, errors=0, slow=None)
+        blocks = tuple(
+            Block(time=60.0 * i, arm=Arm.SHADOW, age=60.0, candidate=counts, stable=counts)
+            for i in range(10)
+        )
+        verdict = decide(good(blocks=blocks, callers=known), ALL)
+        return next(g.log_e_within for g in verdict.guards if g.metric == "error_rate")
+
+    assert shown(3) == shown(10_000) > 5.0
+
+
 def test_one_caller_who_fails_always_is_no_regression() -> None:
     counts = ArmCounts(requests=300, errors=20, slow=12, tail=2)
     fine = counts.model_copy(update={"errors": 0})

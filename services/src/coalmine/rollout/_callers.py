@@ -25,7 +25,11 @@ _Z = 1.645
 
 
 def caller_effect(callers: Mapping[Arm, Callers] | None) -> float:
-    """How many requests stand and fall together for their errors; 1: none, or callers unknown."""
+    """How many requests stand and fall together for their errors; 1: none, or callers unknown.
+
+    Of the arms that callers were dealt out to: the shadow's are stable's.
+    """
+    callers = {arm: each for arm, each in (callers or {}).items() if arm is not Arm.SHADOW}
     if not callers:
         return 1.0
     scatter = independent = 0.0

@@ -1,7 +1,7 @@
 """The guards: from evidence to two e-values each, for every metric that a policy has a margin for.
 
 - Errors are rare: counted by request, on shadow and canary alike. Where callers stick to an arm and
-  are known, those that differ count for less (`_callers`).
+  are known, those of the canary that differ count for less (`_callers`).
 - Slow requests come in bursts, and a copy on the shadow arm competes with its original for the same
   cores: only the canary counts, without the seconds in which a new arm warms up. Beyond stable's
   p95 a block of time counts as one observation, so that a burst weighs as much as a moment. Beyond
@@ -48,16 +48,17 @@ _Of = Literal["requests", "labelled"]
 
 def errors(evidence: Evidence, levels: Levels) -> GuardResult:
     """Failed requests."""
-    arms = _arms(_counted(evidence.blocks, "errors"), "errors")
-    alike = caller_effect(evidence.callers)
+    blocks = _counted(evidence.blocks, "errors")
+    arms = _arms(blocks, "errors")
+    # The shadow has the callers that stable has: what is odd about them is in both.
+    effect = caller_effect(evidence.callers)
+    alike = np.array([effect if each.arm is Arm.CANARY else 1.0 for each in blocks])
     return _result(
         ("error_rate", "requests"),
         levels,
         arms=arms,
         worse=log_e_more_events(arms, unit=alike),
-        within=log_e_rate_below(
-            arms, margin=levels.stage_margin, unit=np.full_like(arms.candidate, alike)
-        ),
+        within=log_e_rate_below(arms, margin=levels.stage_margin, unit=alike),
     )
 
 

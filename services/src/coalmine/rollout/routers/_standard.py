@@ -5,7 +5,8 @@ HTTPRoutes it writes. Its own status only echoes the spec, so what is believed i
 gateway's acceptance of it, and the model in the template of the deployment behind each service.
 
 A predictor has a new name for every version: KServe calls a canary ready as soon as any replica
-answers, also one of the template before.
+answers, also one of the template before. The baseline is an entry of a fixed name, by which it is
+told from stable, whose model it has.
 """
 
 from __future__ import annotations
@@ -31,12 +32,16 @@ from coalmine.rollout.routers._kubernetes import HTTP_ROUTE, INFERENCE_SERVICE, 
 
 __all__ = ["KServeStandard"]
 
+#: The predictor of the baseline.
+_BASELINE = "coalmine-baseline"
 #: What a predictor is, beside the fields that a canary must not have.
 _AUTOSCALING = ("maxReplicas", "scaleTarget", "scaleMetric", "scaleMetricType", "autoScaling")
 
 
 class KServeStandard(ClusterDataPlane):
     """One InferenceService in deployment mode `Standard`, behind the Gateway API."""
+
+    arms = frozenset({Arm.STABLE, Arm.CANARY, Arm.BASELINE})
 
     # -- router -----------------------------------------------------------------------------------
 
@@ -45,7 +50,7 @@ class KServeStandard(ClusterDataPlane):
             weights = self._weights(service, plan, uris)
             total = service["spec"]["predictor"].get("minReplicas") or 1
             for entry in _canaries(service):
-                weight = weights[_uri(entry, service)]
+                weight = weights[_key(entry, service)]
                 entry["trafficPercent"] = weight
                 entry["predictor"]["minReplicas"] = _replicas(total, weight)
             return service
@@ -56,23 +61,27 @@ class KServeStandard(ClusterDataPlane):
         service = self._service()
         weights = self._weights(service, plan, uris)
         return all(
-            entry.get("trafficPercent", 0) == weights[_uri(entry, service)]
+            entry.get("trafficPercent", 0) == weights[_key(entry, service)]
             for entry in _canaries(service)
         )
 
     def _weights(self, service: Object, plan: RoutePlan, uris: Uris) -> dict[str, int]:
-        """Percent of every model in the spec; `RouteNotApplied` if one that is needed is not."""
+        """Percent of every model in the spec; `RouteNotApplied` if one that is needed is not.
+
+        The baseline's is there by its name.
+        """
         _check(service)
-        found = [_uri(entry, service) for entry in (service["spec"], *_canaries(service))]
+        found = [_key(entry, service) for entry in (service["spec"], *_canaries(service))]
         weights = dict.fromkeys(found, 0)
         for arm, weight in plan.weights.items():
-            if weight and uris[arm] not in weights:
+            key = _BASELINE if arm is Arm.BASELINE else uris[arm]
+            if weight and key not in weights:
                 raise RouteNotApplied(
                     f"inferenceservices {self._name}: has no predictor with {arm.value}'s model "
                     f"{uris[arm]}, only {', '.join(found)}"
                 )
             if weight:
-                weights[uris[arm]] += weight
+                weights[key] += weight
         return weights
 
     def _observe(self, uris: Uris) -> Observed:
@@ -95,9 +104,9 @@ class KServeStandard(ClusterDataPlane):
             if weights is None or (shares and weights != shares):
                 return Observed(shares={}, stale=f"the rules of httproutes {self._name} differ")
             shares = weights
-        return self._by_model(service, shares)
+        return self._by_model(service, shares, uris)
 
-    def _by_model(self, service: Object, shares: dict[str, int]) -> Observed:
+    def _by_model(self, service: Object, shares: dict[str, int], uris: Uris) -> Observed:
         asked = self._asked_of_services(service)
         stale = None
         if shares != asked:
@@ -110,7 +119,20 @@ class KServeStandard(ClusterDataPlane):
         for name, share in shares.items():
             model = running_model(self._api, name) or name
             by_model[model] = by_model.get(model, 0) + share
-        return Observed(shares=by_model, stale=stale)
+        by_arm = self._by_arm(service, shares, by_model, uris)
+        return Observed(shares=by_model, by_arm=by_arm, stale=stale)
+
+    def _by_arm(
+        self, service: Object, shares: dict[str, int], by_model: dict[str, int], uris: Uris
+    ) -> dict[Arm, int] | None:
+        """Percent by arm, where there is a baseline, which no model tells from stable."""
+        beside = [entry for entry in _canaries(service) if _is_baseline(entry)]
+        stable, canary = uris.get(Arm.STABLE), uris.get(Arm.CANARY)
+        if not beside or stable is None or stable == canary:
+            return None
+        share = shares.get(self._backend(beside[0]["predictor"]), 0)
+        found = {Arm.STABLE: by_model.get(stable, 0) - share, Arm.BASELINE: share}
+        return found if canary is None else {**found, Arm.CANARY: by_model.get(canary, 0)}
 
     def _asked_of_services(self, service: Object) -> dict[str, int]:
         weights = {
@@ -138,6 +160,8 @@ class KServeStandard(ClusterDataPlane):
 
         def change(service: Object) -> Object:
             _check(service)
+            if arm is Arm.BASELINE:
+                return _add_baseline(service, uri)
             if _uri(service["spec"], service) == uri:
                 return service
             return (_add if arm is Arm.CANARY else _replace)(service, uri, _name_of(model))
@@ -148,26 +172,34 @@ class KServeStandard(ClusterDataPlane):
         stable = uris.get(Arm.STABLE)
 
         def change(service: Object) -> Object:
+            if arm is Arm.BASELINE:
+                return _with(service, [e for e in _canaries(service) if not _is_baseline(e)])
             if stable is not None and _uri(service["spec"], service) != stable:
                 raise RouteNotApplied(
                     f"inferenceservices {self._name}: stable's model is not in spec.predictor"
                 )
-            service["spec"].pop("canary", None)
-            return service
+            return _with(service, [e for e in _canaries(service) if _is_baseline(e)])
 
         self._update(INFERENCE_SERVICE, self._name, change, owned=_owned)
 
     def _holds(self, arm: Arm, uris: Uris) -> bool:
-        service = self._service()
-        entries = (service["spec"], *_canaries(service))
-        return any(_uri(entry, service) == uris[arm] for entry in entries)
+        return self._entry(arm, uris) is not None
 
     def _ready(self, arm: Arm, uris: Uris) -> bool:
+        entry = self._entry(arm, uris)
+        if entry is None:
+            return False
+        return running_model(self._api, self._backend(entry["predictor"])) == uris[arm]
+
+    def _entry(self, arm: Arm, uris: Uris) -> Object | None:
+        """Where the arm's model is written."""
         service = self._service()
-        for entry in (service["spec"], *_canaries(service)):
-            if _uri(entry, service) == uris[arm]:
-                return running_model(self._api, self._backend(entry["predictor"])) == uris[arm]
-        return False
+        entries = [
+            entry
+            for entry in (service["spec"], *_canaries(service))
+            if _is_baseline(entry) == (arm is Arm.BASELINE)
+        ]
+        return next((entry for entry in entries if _uri(entry, service) == uris[arm]), None)
 
     def _service(self) -> Object:
         service = self._api.get(INFERENCE_SERVICE, self._name)
@@ -199,20 +231,48 @@ def _canaries(service: Object) -> list[Object]:
     return entries
 
 
+def _with(service: Object, entries: list[Object]) -> Object:
+    """The service with these canaries; the list is one field to KServe, and is ours."""
+    service["spec"].pop("canary", None)
+    if entries:
+        service["spec"]["canary"] = entries
+    return service
+
+
 def _uri(entry: Object, service: Object) -> str:
     return model_of(entry["predictor"], service)
 
 
+def _is_baseline(entry: Object) -> bool:
+    return bool(entry["predictor"].get("name") == _BASELINE)
+
+
+def _key(entry: Object, service: Object) -> str:
+    """What an entry's weight is known by: its model, or that it is the baseline."""
+    return _BASELINE if _is_baseline(entry) else _uri(entry, service)
+
+
 def _add(service: Object, uri: str, name: str) -> Object:
-    """The canary, without requests; the list is one field to KServe, and is ours."""
+    """The canary, without requests."""
     stable = service["spec"]["predictor"]
-    entries = [entry for entry in _canaries(service) if _uri(entry, service) == uri]
+    beside = [entry for entry in _canaries(service) if _is_baseline(entry)]
+    entries = [entry for entry in _canaries(service) if _key(entry, service) == uri]
     if name == stable.get("name"):
         name += "-b"
     # Without its own number, a canary of 0 % would have no pod, and never be ready.
     predictor = {"name": name, "minReplicas": 1, "model": {**stable["model"], "storageUri": uri}}
-    service["spec"]["canary"] = entries or [{"predictor": predictor, "trafficPercent": 0}]
-    return service
+    return _with(service, [*(entries or [{"predictor": predictor, "trafficPercent": 0}]), *beside])
+
+
+def _add_baseline(service: Object, uri: str) -> Object:
+    """A second copy of stable, without requests."""
+    others = [entry for entry in _canaries(service) if not _is_baseline(entry)]
+    found = [entry for entry in _canaries(service) if _is_baseline(entry)]
+    if found and _uri(found[0], service) == uri:
+        return service
+    model = {**service["spec"]["predictor"]["model"], "storageUri": uri}
+    predictor = {"name": _BASELINE, "minReplicas": 1, "model": model}
+    return _with(service, [*others, {"predictor": predictor, "trafficPercent": 0}])
 
 
 def _replace(service: Object, uri: str, name: str) -> Object:
@@ -222,20 +282,21 @@ def _replace(service: Object, uri: str, name: str) -> Object:
     the way back is as quick. A stable predictor without a name cannot stay: KServe deletes it.
     """
     stable = service["spec"]["predictor"]
-    entry = next((e for e in _canaries(service) if _uri(e, service) == uri), None)
+    beside = [entry for entry in _canaries(service) if _is_baseline(entry)]
+    entry = next((e for e in _canaries(service) if _key(e, service) == uri), None)
     if entry is None:
         # No pod runs it: the deployment is rolled over, and keeps answering meanwhile.
         set_model(stable, uri)
         return service
-    share = 100 - int(entry.get("trafficPercent", 0))
+    share = 100 - sum(int(each.get("trafficPercent", 0)) for each in (entry, *beside))
     taken = entry["predictor"]
     service["spec"]["predictor"] = {**stable, "name": taken["name"], "model": taken["model"]}
-    service["spec"].pop("canary")
+    _with(service, beside)
     if stable.get("name"):
         total = stable.get("minReplicas") or 1
         before = {k: v for k, v in stable.items() if k not in (*_AUTOSCALING, "minReplicas")}
         before["minReplicas"] = _replicas(total, share)
-        service["spec"]["canary"] = [{"predictor": before, "trafficPercent": share}]
+        _with(service, [{"predictor": before, "trafficPercent": share}, *beside])
     elif share:
         raise RouteNotApplied(
             f"inferenceservices {service['metadata']['name']}: spec.predictor.name: is missing, so "
