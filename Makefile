@@ -18,7 +18,7 @@ COMPILE := $(UV) pip compile --quiet --universal --python-version 3.11 --generat
 # One environment each for the servers that Coalmine is measured beside.
 PEERS := $(basename $(notdir $(wildcard loadtests/peers/*.in)))
 
-.PHONY: help setup lock check format test test-gpu demo bench bench-serving bench-rollout bench-monitors clean
+.PHONY: help setup lock check format test test-gpu alibi test-alibi demo bench bench-serving bench-rollout bench-monitors clean
 .DEFAULT_GOAL := help
 
 help: ## Show this help
@@ -42,6 +42,9 @@ lock: | $(UV) ## Resolve the dependencies again and rewrite requirements/*.txt
 		pyproject.toml -o requirements/dev.txt
 	$(COMPILE) services/pyproject.toml --extra serving --extra tracing --no-emit-package coalmine -c requirements/dev.txt -o requirements/services.txt
 	$(COMPILE) monitors/pyproject.toml --no-emit-package coalmine -c requirements/dev.txt -o requirements/monitors.txt
+	$(COMPILE) monitors/alibi/pyproject.toml --extra tensorflow \
+		--override monitors/alibi/overrides.txt --no-emit-package coalmine \
+		--no-emit-package coalmine-monitors -o requirements/alibi.txt
 	for peer in $(PEERS); do $(COMPILE) loadtests/peers/$$peer.in -o requirements/bench-$$peer.txt; done
 
 check: setup ## Lint, format check, types and import contracts
@@ -63,6 +66,20 @@ test-gpu: | $(UV) ## Tests and benchmark on an NVIDIA GPU, in .venv-gpu, with on
 		-e 'services[gpu,tracing]' -e transformers onnx pytest pytest-asyncio pytest-timeout
 	.venv-gpu/bin/pytest -rA -s --timeout 600 tests/gpu
 
+alibi: .venv-alibi/.done ## Make .venv-alibi, the environment of monitors/alibi, from its lock
+
+.venv-alibi/.done: requirements/alibi.txt services/pyproject.toml monitors/pyproject.toml monitors/alibi/pyproject.toml | $(UV)
+	$(UV) venv --quiet --allow-existing --python $(PYTHON) .venv-alibi
+	VIRTUAL_ENV=.venv-alibi $(UV) pip sync --quiet --require-hashes requirements/alibi.txt
+	VIRTUAL_ENV=.venv-alibi $(UV) pip install --quiet -c requirements/dev.txt \
+		hatchling editables pytest pytest-asyncio pytest-rerunfailures pytest-timeout
+	VIRTUAL_ENV=.venv-alibi $(UV) pip install --quiet --no-deps --no-build-isolation \
+		-e services -e monitors -e monitors/alibi
+	touch $@
+
+test-alibi: alibi ## Tests of monitors/alibi, in its own environment (1 GB of packages)
+	.venv-alibi/bin/pytest -c monitors/alibi/pyproject.toml --rootdir monitors/alibi $(PYTEST) monitors/alibi/tests
+
 demo: setup ## Run the whole loop once, unattended, and write a report to coalmine-report/
 	$(BIN)/coalmine demo --report coalmine-report
 
@@ -79,4 +96,4 @@ bench-monitors: setup ## Measure the monitors beside their peers (40 minutes)
 	$(BIN)/coalmine bench monitors --docs docs/benchmarks-monitors.md --plots docs/benchmarks
 
 clean: ## Remove the environments, caches and local state
-	rm -rf $(VENV) .venv-gpu .tools .bench .coalmine .mypy_cache .ruff_cache .pytest_cache coalmine-report
+	rm -rf $(VENV) .venv-gpu .venv-alibi .tools .bench .coalmine .mypy_cache .ruff_cache .pytest_cache coalmine-report

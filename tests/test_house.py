@@ -63,6 +63,7 @@ def requirements_of(pyproject: Path, extras: tuple[str, ...] = ()) -> list[Requi
         ("dev", "loadtests", ()),
         ("services", "services", ("serving", "server", "tracing")),
         ("monitors", "monitors", ()),
+        ("alibi", "monitors/alibi", ("tensorflow",)),
     ],
 )
 def test_the_lock_satisfies_the_member(lock: str, member: str, extras: tuple[str, ...]) -> None:
@@ -94,7 +95,7 @@ def test_a_peers_lock_is_what_it_asks_for_with_our_onnx_runtime(peer: str) -> No
 
 
 @pytest.mark.parametrize(
-    "lock", ["dev", "services", "monitors", *(f"bench-{peer}" for peer in PEERS)]
+    "lock", ["dev", "services", "monitors", "alibi", *(f"bench-{peer}" for peer in PEERS)]
 )
 def test_every_locked_package_has_hashes_and_no_index(lock: str) -> None:
     text = (ROOT / "requirements" / f"{lock}.txt").read_text("utf-8")

@@ -6,6 +6,7 @@ and place in one transaction, and makes incidents and metrics of what it finds.
 
 from __future__ import annotations
 
+from coalmine_monitors._alerts import AlertSender
 from coalmine_monitors._catalog import Catalog, Deployed
 from coalmine_monitors._errors import UnusableReferenceError
 from coalmine_monitors._incidents import Finding
@@ -17,6 +18,7 @@ from coalmine_monitors._worker import Worker
 from coalmine_monitors.drift import watched_columns
 
 __all__ = [
+    "AlertSender",
     "Catalog",
     "Deployed",
     "Detector",

@@ -68,7 +68,9 @@ def request(
     """The JSON answer of a control service; `CommandError` with its reason if it refuses."""
     import httpx
 
-    url = f"{running.url('control')}/{service}{path}"
+    # All are in the control process but one, which is a part by itself.
+    base = running.url("alibi") if service == "alibi" else f"{running.url('control')}/{service}"
+    url = f"{base}{path}"
     try:
         # The environment's proxies are not for the parts of the stack.
         response = httpx.request(

@@ -29,7 +29,7 @@ def register(app: typer.Typer) -> None:
 def up(
     file: Annotated[Path, typer.Argument(help="The model service file", metavar="FILE")],
     port: Annotated[
-        int, typer.Option(help="Port of the gateway, first of nine in a row", max=65527)
+        int, typer.Option(help="Port of the gateway, first of ten in a row", max=65526)
     ] = 8080,
     state: Annotated[
         Path | None,
@@ -92,6 +92,8 @@ def _up_table(stack: Stack) -> Table:
     ]
     if not stack.embedded_alerts:
         rows += [("prometheus", "metrics and rules"), ("alertmanager", "alerts")]
+    if stack.service.monitors.alibi:
+        rows.append(("alibi", "monitors of alibi-detect"))
     for name, what in rows:
         table.add_row(name, stack.endpoints[name], what)
     table.add_row("MLflow", f"sqlite:///{_mlflow_file(stack)}", "runs and versions, embedded")
@@ -118,6 +120,8 @@ def _loop(running: Running) -> Iterable[tuple[str, str]]:
     yield "rollout", _ask(running, "rollout", "/v1/rollouts", _last_rollout)
     for monitor in ("quality", "performance", "drift"):
         yield monitor, _ask(running, monitor, "/v1/incidents?open=true", _incidents)
+    if any(part.name == "alibi" for part in running.parts):
+        yield "alibi", _ask(running, "alibi", "/v1/incidents?open=true", _incidents)
     if "retrainer" in running.services:
         yield "retraining", _ask(running, "retrainer", "/v1/runs", _last_run)
     yield "records", _ask(running, "collector", "/v1/records/stats", _records)

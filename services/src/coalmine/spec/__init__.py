@@ -4,6 +4,7 @@
 Every setting has a default that suits a first run, except the name and the model's URI.
 """
 
+from coalmine.spec._alibi import AlibiDetector, AlibiSpec
 from coalmine.spec._load import Problem, ServiceFileError, load_service, service_schema
 from coalmine.spec._models import (
     ClusterSpec,
@@ -38,6 +39,8 @@ from coalmine.spec._units import parse_interval
 
 __all__ = [
     "AlertsSpec",
+    "AlibiDetector",
+    "AlibiSpec",
     "ClusterSpec",
     "DriftSpec",
     "FeatureSpec",

@@ -7,6 +7,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
+from coalmine.spec._alibi import AlibiSpec
 from coalmine.spec._units import Duration, HttpUrl
 
 DriftStatistic = Literal["psi", "js", "ks", "wasserstein", "chi_squared", "location"]
@@ -204,6 +205,10 @@ class MonitorsSpec(_Spec):
 
     alerts: AlertsSpec = AlertsSpec()
 
+    alibi: Annotated[tuple[AlibiSpec, ...], Field(max_length=20)] = ()
+    """Detectors of alibi-detect, a monitor each, beside the three above. They need an environment
+    of their own: docs/alibi.md."""
+
     @field_validator("online")
     @classmethod
     def _each_stream_once(cls, streams: tuple[OnlineSpec, ...]) -> tuple[OnlineSpec, ...]:
@@ -217,4 +222,11 @@ class MonitorsSpec(_Spec):
         by, known = self.drift.reference.by, [segment.feature for segment in self.segments]
         if by is not None and by not in known:
             raise ValueError(f"drift.reference.by: {by!r} is none of `segments`: {known}")
+        return self
+
+    @model_validator(mode="after")
+    def _names_differ(self) -> MonitorsSpec:
+        names = [each.name for each in self.alibi]
+        if doubled := sorted({name for name in names if names.count(name) > 1}):
+            raise ValueError(f"alibi: more than one is named {', '.join(doubled)}")
         return self

@@ -14,6 +14,7 @@ from coalmine.gateway import envoy_command, write_bootstrap
 from coalmine.observability import ScrapeTarget, alertmanager_config, prometheus_config
 from coalmine.rollout import DeployedModel
 from coalmine.spec import ServiceSpec
+from coalmine.stack._alibi import ALIBI
 from coalmine.stack._child import ChildSpec
 from coalmine.stack._ports import Ports, url
 from coalmine.stack._services import services_for
@@ -50,6 +51,9 @@ class Parts:
     alerting: tuple[str, str] | None = None
     """Prometheus and Alertmanager; None: the embedded notifier."""
 
+    alibi: str | None = None
+    """The interpreter of the monitors of alibi-detect; None: there are none."""
+
     def gateway(self) -> ChildSpec:
         """Envoy; its bootstrap is written by this."""
         write_bootstrap(
@@ -79,6 +83,14 @@ class Parts:
         arguments = [str(word) for pair in options.items() for word in pair if word is not None]
         command = (sys.executable, "-m", "coalmine.stack.control", str(self.service_file))
         return self._spec("control", (*command, *arguments), port=self.ports.control)
+
+    def monitors(self) -> tuple[ChildSpec, ...]:
+        """The monitors that cannot run in the control process: those of alibi-detect."""
+        if self.alibi is None:
+            return ()
+        options = ("--state", str(self.state.root.absolute()), "--port", str(self.ports.alibi))
+        command = (self.alibi, "-m", "coalmine_alibi", str(self.service_file), *options)
+        return (self._spec(ALIBI, command, port=self.ports.alibi, note="alibi-detect"),)
 
     def arm(self, arm: Arm, model: DeployedModel) -> ChildSpec:
         """The model server of an arm."""
@@ -159,6 +171,8 @@ class Parts:
         targets += [
             ScrapeTarget(arm.value, _address(port)) for arm, port in self.ports.arms.items()
         ]
+        if self.alibi is not None:
+            targets.append(ScrapeTarget(ALIBI, _address(self.ports.alibi)))
         return [*targets, ScrapeTarget("gateway", _address(self.ports.admin), "/stats/prometheus")]
 
     def _spec(self, name: str, command: tuple[str, ...], *, port: int, note: str = "") -> ChildSpec:

@@ -1,4 +1,4 @@
-"""The ports of a local stack: nine in a row, so that one number moves them all."""
+"""The ports of a local stack: ten in a row, so that one number moves them all."""
 
 from __future__ import annotations
 
@@ -52,8 +52,13 @@ class Ports:
         """Alertmanager, where it is installed."""
         return self.gateway + 7
 
+    @property
+    def alibi(self) -> int:
+        """The monitors of alibi-detect, where the service file asks for them."""
+        return self.gateway + 9
+
     def by_part(self) -> dict[str, int]:
-        """Every port, by the name of the part that listens there."""
+        """Every port that any service needs, by the name of the part that listens there."""
         return {
             "gateway": self.gateway,
             "control": self.control,
@@ -69,14 +74,15 @@ def url(port: int) -> str:
     return f"http://{_HOST}:{port}"
 
 
-def check_ports(ports: Ports) -> None:
+def check_ports(ports: Ports, *, alibi: bool = False) -> None:
     """Raise `PortsTakenError`, naming each part whose port another program uses."""
-    taken = [f"{port} ({part})" for part, port in ports.by_part().items() if not _is_free(port)]
+    needed = ports.by_part() | ({"alibi": ports.alibi} if alibi else {})
+    taken = [f"{port} ({part})" for part, port in needed.items() if not _is_free(port)]
     if taken:
         noun = "port" if len(taken) == 1 else "ports"
         raise PortsTakenError(
             f"{noun} in use: {', '.join(taken)}; the stack takes {ports.gateway} to "
-            f"{max(ports.by_part().values())}, move it with: --port {ports.gateway + 1000}"
+            f"{max(needed.values())}, move it with: --port {ports.gateway + 1000}"
         )
 
 

@@ -16,6 +16,7 @@ from urllib.parse import quote
 
 from coalmine.clock import SYSTEM_CLOCK, Clock
 from coalmine.spec import ServiceSpec
+from coalmine.stack._alibi import ALIBI
 from coalmine.stack._errors import StackError
 from coalmine.stack._ports import Ports, url
 from coalmine.stack._state import StateDirectory
@@ -70,6 +71,8 @@ class Surroundings:
     def url_of(self, service: str) -> str:
         """Base URL of another service: `COALMINE_<NAME>_URL`, else the local control process."""
         given = self.environ.get(f"COALMINE_{service.upper()}_URL")
+        if service == ALIBI:  # a process of its own
+            return given or url(self.ports.alibi)
         return given or f"{url(self.ports.control)}/{service}"
 
     @property
@@ -239,8 +242,9 @@ def _retrainer(around: Surroundings) -> FastAPI:
 def _notifier(around: Surroundings) -> FastAPI:
     from coalmine.stack._notifier import create_notifier
 
+    monitors = (*MONITORS, ALIBI) if around.service.monitors.alibi else MONITORS
     return create_notifier(
-        {monitor: around.url_of(monitor) for monitor in MONITORS},
+        {monitor: around.url_of(monitor) for monitor in monitors},
         receiver=f"{around.url_of('retrainer')}/v1/alerts",
         external_url=around.url_of("notifier"),
         state=around.state.root / "notifier.json",

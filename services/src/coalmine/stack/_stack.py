@@ -16,6 +16,7 @@ from coalmine.arms import Arm
 from coalmine.clock import SYSTEM_CLOCK, Clock
 from coalmine.rollout import DeployedModel
 from coalmine.spec import ServiceSpec, load_service
+from coalmine.stack._alibi import ALIBI, alibi_python
 from coalmine.stack._arms import read_arms
 from coalmine.stack._errors import PartFailedError, StackError
 from coalmine.stack._leftovers import Leftovers
@@ -78,6 +79,7 @@ class Stack:
             telemetry=telemetry,
             seed=seed,
             alerting=find_alerting() if self.service.retraining else None,
+            alibi=alibi_python(self.service),
         )
         self._started = 0.0
         self._supervisor = Supervisor(clock=clock, changed=self._say_what_runs)
@@ -95,6 +97,7 @@ class Stack:
             "admin": url(self.ports.admin),
             **{name: f"{control}/{name}" for name in self.services},
             **{arm.value: url(port) for arm, port in self.ports.arms.items()},
+            ALIBI: url(self.ports.alibi),
             "prometheus": url(self.ports.prometheus),
             "alertmanager": url(self.ports.alertmanager),
         }
@@ -116,10 +119,11 @@ class Stack:
     async def __aenter__(self) -> Self:
         async with AsyncExitStack() as exit_stack:
             exit_stack.enter_context(self.state.locked())
-            check_ports(self.ports)
+            check_ports(self.ports, alibi=bool(self._parts.monitors()))
             self._started = self._clock.time()
             exit_stack.push_async_callback(self._stop)
-            for spec in (self._parts.gateway(), self._parts.control(), *self._parts.alerts()):
+            parts = (self._parts.gateway(), self._parts.control(), *self._parts.monitors())
+            for spec in (*parts, *self._parts.alerts()):
                 self._supervisor.start(spec)
             follow = asyncio.create_task(self._follow_arms(), name="follow arms.json")
             exit_stack.push_async_callback(_cancel, follow)
@@ -140,6 +144,7 @@ class Stack:
         checks = {
             "gateway": f"{url(self.ports.admin)}/ready",
             "control": f"{url(self.ports.control)}/healthz",
+            **{spec.name: f"{spec.url}/healthz" for spec in self._parts.monitors()},
         }
         give_up = self._clock.monotonic() + self._start_timeout
         async with httpx.AsyncClient(timeout=2.0, trust_env=False) as client:
