@@ -13,20 +13,21 @@ def _columns(count):
     return tuple(Column(name=f"f{index}") for index in range(count))
 
 
-def _reference(rows, window, min_effect):
+def _reference(rows, window, min_effect, *, together=()):
     import pyarrow as pa
 
-    from coalmine_monitors.drift import build_reference
+    from coalmine_monitors.drift import build_reference, watch_together
 
     columns = _columns(rows.shape[1])
+    extend = watch_together(columns, names=together, min_effect=min_effect)
     table = pa.table({c.name: rows[:, i] for i, c in enumerate(columns)})
-    return build_reference(table, columns, window_rows=window, min_effect=min_effect)
+    return build_reference(table, columns, window_rows=window, min_effect=min_effect, extend=extend)
 
 
-def _detector(reference, window, *, run_length=100, min_effect=0.0):
+def _detector(reference, window, *, run_length=100, min_effect=0.0, together=()):
     from coalmine_monitors.drift import DriftDetector
 
-    made = _reference(reference, window, min_effect)
+    made = _reference(reference, window, min_effect, together=together)
     return DriftDetector(made, window_rows=window, run_length=run_length)
 
 
@@ -54,7 +55,13 @@ def evidence(reference, window):
 
 def _declared(*, run_length, min_effect):
     def fit(reference, window):
-        detector = _detector(reference, window, run_length=run_length, min_effect=min_effect)
+        detector = _detector(
+            reference,
+            window,
+            run_length=run_length,
+            min_effect=min_effect,
+            together=("pca", "domain_classifier", "mmd"),
+        )
 
         def score(stream):
             for each in _feed(detector, stream):

@@ -6,6 +6,7 @@ from coalmine_monitors.drift._app import create_drift_app, watched_columns
 from coalmine_monitors.drift._build import MIN_WINDOWS, build_reference
 from coalmine_monitors.drift._detector import DriftDetector
 from coalmine_monitors.drift._distances import psi
+from coalmine_monitors.drift._joint import watch_together
 from coalmine_monitors.drift._reference import Reference
 from coalmine_monitors.drift._segments import Segments
 from coalmine_monitors.drift._streams import Extend, Extension
@@ -20,5 +21,6 @@ __all__ = [
     "build_reference",
     "create_drift_app",
     "psi",
+    "watch_together",
     "watched_columns",
 ]
