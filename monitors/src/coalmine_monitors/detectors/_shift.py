@@ -155,6 +155,8 @@ class ShiftDetector:
         self._baseline = baseline
         self._counts = np.arange(1, LOOK_BACK + 1, dtype=np.float64)[:, None]
         self._size = baseline.size(LOOK_BACK)
+        self._squares = np.maximum(baseline.squares, 1e-300)
+        self._upward = ~baseline.two_sided
         self._wider = [1 + self._size * scale**2 for scale in SIZES]
         self._recent: Floats = np.zeros((LOOK_BACK, streams))
         self._length: Counts = np.zeros(streams, dtype=np.int64)
@@ -201,18 +203,18 @@ class ShiftDetector:
         [LOOK_BACK, streams].
         """
         base, count = self._baseline, self._counts
-        mean = np.cumsum(self._recent, axis=0)
-        within = np.cumsum(np.square(self._recent), axis=0)
+        mean = self._recent.cumsum(axis=0)
+        within = np.square(self._recent).cumsum(axis=0)
         mean /= count
         within -= count * np.square(mean)
         np.maximum(within, 0.0, out=within)
-        within += base.squares
-        away = mean - base.mean
-        squared = np.square(away)
+        within += self._squares
+        mean -= base.mean
+        squared = np.square(mean)
         squared *= self._size
-        squared /= np.maximum(within, 1e-300)
-        seen = (base.two_sided | (away > 0)) & (count <= self._length)
-        return np.asarray(np.where(seen, squared, -1.0))
+        squared /= within
+        squared[(count > self._length) | (self._upward & (mean <= 0))] = -1.0
+        return np.asarray(squared)
 
     def _factors(self) -> Floats:
         """Bayes factors [LOOK_BACK, streams] of the latest 1, 2, ... windows; 0 without so many."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from coalmine_monitors.drift._app import create_drift_app, watched_columns
-from coalmine_monitors.drift._build import MIN_WINDOWS, build_reference
+from coalmine_monitors.drift._build import MIN_WINDOWS, build_reference, build_segments
 from coalmine_monitors.drift._detector import DriftDetector
 from coalmine_monitors.drift._distances import psi
 from coalmine_monitors.drift._joint import watch_together
@@ -19,6 +19,7 @@ __all__ = [
     "Reference",
     "Segments",
     "build_reference",
+    "build_segments",
     "create_drift_app",
     "psi",
     "watch_together",

@@ -42,10 +42,15 @@ __all__ = ["MIN_WINDOWS", "build_reference", "build_segments", "calibrate"]
 MIN_WINDOWS = 10
 #: A feature's own swings on the reference, up to this quantile of its windows, are no effect.
 SWING = 0.95
+_NORMAL_SWING = 1.645
 #: What evidence is gathered of, unless the service file says otherwise.
 DEFAULT_STATISTICS = ("psi", LOCATION)
 #: Rows that correlations are computed from: enough for two digits.
 _CORRELATED = 5000
+#: Share of a reference below which its values do not say where the others of a bin will be.
+_FEW = 0.01
+#: Fewest rows of a segment's windows.
+_SEGMENT_ROWS = 50
 #: Column of a reference with the time of each row.
 TIME = "time"
 
@@ -97,7 +102,8 @@ def build_segments(
 ) -> Segments:
     """References of the parts that some columns `by` cut the same table into.
 
-    With `alone` all rows together are not judged.
+    A segment's windows have its share of `window_rows`, so that it has as many of them as all rows
+    have. With `alone` all rows together are not judged.
     """
     specs = tuple(by)
     further = tuple(column for _, column in specs if column not in columns)
@@ -108,7 +114,9 @@ def build_segments(
             rows[mine, : len(columns)],
             Watched(columns, statistics),
             times=None if times is None else times[mine],
-            tumbling=Tumbling(window_rows, seconds),
+            tumbling=Tumbling(
+                max(-(-window_rows * len(mine) // len(rows)), _SEGMENT_ROWS), seconds
+            ),
             min_effect=min_effect,
             season=season,
         )
@@ -217,11 +225,13 @@ def _rest(parts: Counts, phases: NDArray[np.intp]) -> Counts:
 def _usual(name: str, past: _Past, *, whole: Against, window: int) -> Usual:
     statistic = DISTANCES[name]
     values = statistic.compute(past.fine, past.coarse, past.rest)
-    null, _ = statistic.null(whole, window)
+    null, spread = statistic.null(whole, window)
     # Back from what is nearly normal: the cube, of a cube root.
-    floor = null if statistic.transform(np.array(8.0)) == 8.0 else null**3
-    bias = np.maximum(values.mean(axis=0), floor)
-    return Usual(bias, np.quantile(values - bias, SWING, axis=0, method="higher"))
+    back = 1 if statistic.transform(np.array(8.0)) == 8.0 else 3
+    bias = np.maximum(values.mean(axis=0), null**back)
+    swing = np.quantile(values - bias, SWING, axis=0, method="higher")
+    # Few windows say little of their own extremes; independent rows would have these.
+    return Usual(bias, np.maximum(swing, (null + _NORMAL_SWING * spread) ** back - bias))
 
 
 def _baseline(
@@ -265,7 +275,7 @@ def _edges(rows: Floats, columns: tuple[Column, ...]) -> tuple[Histograms, Histo
 
 
 def _centres(rows: Floats, histograms: Histograms) -> Floats:
-    """Mean value of each bin [features, bins]; the middle of those that the reference has none of.
+    """Mean value of each bin [features, bins]; the middle of those that the reference has few of.
 
     Unused bins repeat the last, so that nothing lies between them.
     """
@@ -277,7 +287,7 @@ def _centres(rows: Floats, histograms: Histograms) -> Floats:
         count = np.bincount(place, minlength=size)
         total = np.bincount(place, weights=present, minlength=size)
         middle = np.concatenate([edges[:1], (edges[1:] + edges[:-1]) / 2, edges[-1:]])
-        row[:size] = np.where(count > 0, total / np.maximum(count, 1), middle)
+        row[:size] = np.where(count > _FEW * len(present), total / np.maximum(count, 1), middle)
         row[size:] = row[size - 1]
     return centres
 

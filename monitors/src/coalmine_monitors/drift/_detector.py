@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from coalmine.modeldir import Column
 from coalmine_monitors._incidents import Finding
 from coalmine_monitors.detectors import e_benjamini_hochberg
+from coalmine_monitors.drift._partition import Partition
 from coalmine_monitors.drift._population import Population
 from coalmine_monitors.drift._reference import Reference
 from coalmine_monitors.drift._segments import Segments
@@ -21,7 +22,7 @@ from coalmine_monitors.label_shift import BlackBoxShift
 
 __all__ = ["DriftDetector"]
 
-#: Windows in a row without an effect that end an incident.
+#: Windows in a row without an effect after which a feature is none of an incident's any more.
 CALM = 3
 #: Share of the features named in an incident that may be named wrongly.
 FALSE_NAMES = 0.1
@@ -43,13 +44,13 @@ class DriftDetector:
     it is numeric, its location (sensitive to a shift in the mean). `ShiftDetector` gathers the
     evidence that they are others than on the reference. An alarm needs its threshold, and a feature
     whose evidence is significant by e-BH and whose PSI, less the bias it has on the reference,
-    exceeds `reference.threshold` on average over its windows of evidence. It lasts until no feature
-    it named has half that effect, `CALM` windows in a row.
+    exceeds `reference.threshold` on average over its windows of evidence. A feature is named
+    until it has less than half that effect `CALM` windows in a row.
 
     Every segment has windows, evidence and effects of its own. All evidence is averaged, with
     weights, into one that is held against one threshold, when a window of all rows ends: while
-    nothing happens it grows by no more than 1 in such a window, since each column's segments have
-    together as many rows. So the declared run length holds with segments as without.
+    nothing happens it grows by no more than 1 in such a window, since a segment's windows have its
+    share of the rows. So the declared run length holds with segments as without.
     """
 
     def __init__(
@@ -69,13 +70,18 @@ class DriftDetector:
         self._label_shift = label_shift
         parts = {"": reference, **(self._segments.references or {})}
         self._populations = {
-            name: Population(part, tumbling=self._tumbling, run_length=run_length)
+            name: Population(
+                part,
+                tumbling=Tumbling(part.window_rows if name else window_rows, seconds),
+                run_length=run_length,
+            )
             for name, part in parts.items()
         }
         self._weights = self._shares(len(parts) - 1)
         self._blamed = np.zeros((len(parts), len(reference.names)), dtype=np.bool_)
-        self._idle = np.zeros(len(parts), dtype=np.int64)
-        self._calm = 0
+        self._onsets: Floats = np.full(self._blamed.shape, np.nan)
+        self._idle = dict.fromkeys(parts, 0)
+        self._calm: NDArray[np.int64] = np.zeros(self._blamed.shape, dtype=np.int64)
         self.finding: Finding | None = None
         self._verdict: Blame | None = None
         self._report: Mapping[str, Any] | None = None
@@ -147,27 +153,50 @@ class DriftDetector:
             return
         judged = self._whole.windows
         watched = rows[:, : len(self._reference.columns)]
-        self._whole.update(watched, at)
-        if self._tumbling.seconds is not None and self._whole.windows > judged:
-            self._conclude()  # before the rows of the next window reach the segments
+        parts = self._segments.parts(rows)
+        for name, part in self._populations.items():
+            # The first row beyond a window by time ends it for everybody, whomever it belongs to.
+            if part.close(float(at[0])):
+                self._idle[name] = 0
+        if self._whole.windows > judged:
+            self._conclude()
             judged = self._whole.windows
-        for name, mine in self._segments.parts(rows):
-            population = self._populations[name]
-            before = population.windows
-            population.update(watched[mine], at[mine])
-            if population.windows > before:
-                self._idle[list(self._populations).index(name)] = 0
+        self._whole.update(watched, at)
+        for name, mine in parts:
+            before = self._populations[name].windows
+            self._populations[name].update(watched[mine], at[mine])
+            if self._populations[name].windows > before:
+                self._idle[name] = 0
         if self._whole.windows > judged:
             self._conclude()
 
+    def partition(self) -> Partition:
+        """A part of a window without rows, to be counted elsewhere."""
+        sketches = {name: part.empty() for name, part in self._populations.items()}
+        return Partition(sketches, self._segments, len(self._reference.columns))
+
+    def judge(self, partition: Partition) -> None:
+        """End the present window with what the parts of it, added up, have counted.
+
+        With fewer rows than `window_rows` it goes on into the next, as a window by time does.
+        """
+        full = [
+            name for name, part in self._populations.items() if part.add(partition.sketches[name])
+        ]
+        for name in full:
+            self._populations[name].judge()
+            self._idle[name] = 0
+        if "" in full:
+            self._conclude()
+
     def _conclude(self) -> None:
-        self._idle += 1
-        self._idle[0] = 0
+        self._idle = {name: count + 1 for name, count in self._idle.items()} | {"": 0}
         self._blame()
         self._verdict = Blame(
             populations=self._populations,
             weights=self._weights,
             blamed=self._blamed.copy(),
+            onsets=self._onsets.copy(),
             segments=self._segments,
             run_length=self._run_length,
             label_shift=self._label_shift,
@@ -179,10 +208,15 @@ class DriftDetector:
 
     def _alarm(self) -> bool:
         tests = [population.test for population in self._populations.values()]
+        shares = self._weights.tolist()
         # No evidence exceeds its bound, which costs less to know.
-        if self._weights @ [test.bound for test in tests] < self._run_length:
-            return False
-        return bool(self._weights @ [test.combined for test in tests] >= self._run_length)
+        for known in ("bound", "combined"):
+            parts = [
+                share * getattr(test, known) for share, test in zip(shares, tests, strict=True)
+            ]
+            if sum(parts) < self._run_length:
+                return False
+        return True
 
     def _blame(self) -> None:
         """Decide what drifts where: what an alarm names, until it is calm."""
@@ -190,19 +224,20 @@ class DriftDetector:
         if self._alarm():
             evidence = self._wide([part.evidence for part in parts]) * self._weights[:, None]
             named = e_benjamini_hochberg(evidence.ravel() * len(parts), level=FALSE_NAMES)
-            large = self._wide([part.score >= part.threshold for part in parts])
-            self._blamed = self._blamed | (named.reshape(large.shape) & (large > 0))
+            large = self._wide([part.score >= part.threshold for part in parts]) > 0
+            fresh = named.reshape(large.shape) & large & ~self._blamed
+            for place, index in np.argwhere(fresh).tolist():
+                self._onsets[place, index] = parts[place].onset(index)
+            self._blamed = self._blamed | fresh
         if not self.detected:
             return
         calm = self._wide([part.calm for part in parts]) > 0
-        # A segment that sends nothing any more is not drifting.
-        usual = parts[0].reference.rows / np.array([part.reference.rows for part in parts])
-        calm |= (self._idle > _LATE * np.ceil(usual))[:, None]
-        self._calm = self._calm + 1 if calm[self._blamed].all() else 0
-        if self._calm >= CALM:
+        self._calm = np.where(self._blamed & calm, self._calm + 1, 0)
+        self._blamed = self._blamed & (self._calm < CALM) & ~self._gone()[:, None]
+        self._onsets[~self._blamed] = np.nan
+        if not self.detected:
             # The world is as the reference again: what was learnt before does not count any more.
-            self._blamed = np.zeros_like(self._blamed)
-            self._calm = 0
+            self._calm = np.zeros_like(self._calm)
             for part in parts:
                 part.test.forget()
 
@@ -212,6 +247,13 @@ class DriftDetector:
         for row, values in zip(wide, rows, strict=True):
             row[: values.size] = values
         return wide
+
+    def _gone(self) -> NDArray[np.bool_]:
+        """The segments that send nothing any more: nobody can say that they drift."""
+        known = [part.reference for part in self._populations.values()]
+        windows = np.array([part.rows / part.window_rows for part in known])
+        idle = np.array([*self._idle.values()])
+        return np.asarray(idle > 1 + _LATE * np.ceil(windows[0] / windows))
 
     @property
     def report(self) -> Mapping[str, Any]:
@@ -226,8 +268,9 @@ class DriftDetector:
             "layout": self._layout,
             "populations": {name: part.state() for name, part in self._populations.items()},
             "blamed": self._blamed.tolist(),
-            "idle": self._idle.tolist(),
-            "calm": self._calm,
+            "onsets": [[None if np.isnan(at) else at for at in row] for row in self._onsets],
+            "idle": self._idle,
+            "calm": self._calm.tolist(),
         }
 
     @property
@@ -245,5 +288,6 @@ class DriftDetector:
         for name, part in self._populations.items():
             part.restore(state["populations"][name])
         self._blamed = np.array(state["blamed"], dtype=np.bool_)
-        self._idle = np.array(state["idle"], dtype=np.int64)
-        self._calm = int(state["calm"])
+        self._onsets = np.array(state["onsets"], dtype=np.float64)
+        self._idle = {name: int(state["idle"][name]) for name in self._idle}
+        self._calm = np.array(state["calm"], dtype=np.int64)

@@ -5,10 +5,20 @@ Each function takes arrays [..., features, bins] and gives [..., features].
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["PSEUDO", "chi_squared", "jensen_shannon", "kolmogorov_smirnov", "psi", "wasserstein"]
+__all__ = [
+    "PSEUDO",
+    "Shares",
+    "chi_squared",
+    "jensen_shannon",
+    "kolmogorov_smirnov",
+    "psi",
+    "wasserstein",
+]
 
 Floats = NDArray[np.float64]
 Counts = NDArray[np.int64]
@@ -25,8 +35,33 @@ def psi(counts: Counts, reference: Counts, *, valid: Mask) -> Floats:
     >>> psi(moved, same, valid=np.array([[True, True]])).round(2).item()
     0.85
     """
-    p, q = _shares(counts, valid), _shares(reference, valid)
-    return np.asarray(((p - q) * np.log(p / q)).sum(axis=-1), dtype=np.float64)
+    return Shares.of(reference, valid).psi(counts)
+
+
+@dataclass(frozen=True)
+class Shares:
+    """A reference's shares of its bins, their logarithms, and what is added to a window's."""
+
+    shares: Floats
+    logs: Floats
+    pseudo: Floats
+    unused: Floats
+    """1 in the bins that a feature does not have, which so contribute nothing."""
+
+    @classmethod
+    def of(cls, reference: Counts, valid: Mask) -> Shares:
+        """Of counts [..., features, bins]."""
+        shares = _shares(reference, valid)
+        return cls(shares, np.log(shares), np.where(valid, PSEUDO, 0.0), np.where(valid, 0.0, 1.0))
+
+    def psi(self, counts: Counts) -> Floats:
+        """See `psi`."""
+        weights = counts + self.pseudo
+        weights /= weights.sum(axis=-1, keepdims=True)
+        weights += self.unused
+        apart = weights - self.shares
+        apart *= np.log(weights) - self.logs
+        return np.asarray(apart.sum(axis=-1))
 
 
 def jensen_shannon(counts: Counts, reference: Counts, *, valid: Mask) -> Floats:

@@ -47,7 +47,7 @@ def watch_together(
     return extend
 
 
-def joint_features(part: Population, index: int) -> tuple[AffectedFeature, ...]:
+def joint_features(part: Population, index: int, *, since: float) -> tuple[AffectedFeature, ...]:
     """The columns that make a statistic of all of them what it is, largest contribution first.
 
     `index` is that of `part.reference.names`. Empty if the last window does not show it.
@@ -76,7 +76,7 @@ def joint_features(part: Population, index: int) -> tuple[AffectedFeature, ...]:
             direction=part.direction(at),
             contribution=round(float(sizes[at]) / total, 4),
             shift=round(float(shift[at]), 4) if part.reference.numeric[at] else None,
-            onset_at=part.onset(index),
+            onset_at=since,
         )
         for at in chosen
     )

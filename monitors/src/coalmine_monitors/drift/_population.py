@@ -39,7 +39,7 @@ class Population:
             reference.histograms, sampled=self._columns if extra else 0
         )
         self._sketch = self._empty
-        self._end = math.inf
+        self._end = -math.inf
         self._last: WindowSketch | None = None
         self._starts: list[float] = []
         self._effects: Floats = np.zeros((RECENT, len(reference.names)))
@@ -68,17 +68,25 @@ class Population:
         while len(at):
             if self._tumbling.over(float(at[0]), held=self.rows, end=self._end):
                 self.judge()
-            if not self.rows:
-                self._end = self._tumbling.end(float(at[0]))
+            self._end = self._tumbling.end(float(at[0]), end=self._end)
             size = self.fits(at)
             self._sketch = self._sketch.after(rows[:size], at[:size])
             rows, at = rows[size:], at[size:]
             if self._tumbling.seconds is None and self.rows >= self._tumbling.rows:
                 self.judge()
 
-    def add(self, part: WindowSketch) -> None:
-        """Take a part of the present window that was counted elsewhere."""
+    def close(self, at: float) -> bool:
+        """Judge the present window if a row at a time, of whatever population, is beyond it."""
+        over = self._tumbling.over(at, held=self.rows, end=self._end)
+        if over and self._tumbling.seconds is not None:
+            self.judge()
+            return True
+        return False
+
+    def add(self, part: WindowSketch) -> bool:
+        """Take a part of the present window that was counted elsewhere; whether it has enough."""
         self._sketch = self._sketch + part
+        return self.rows >= self._tumbling.rows
 
     def empty(self) -> WindowSketch:
         """A part of a window, to be counted elsewhere."""
@@ -87,7 +95,7 @@ class Population:
     def judge(self) -> None:
         """End the present window."""
         window, reference = self._sketch, self.reference
-        self._sketch, self._last, self._end = self._empty, window, math.inf
+        self._sketch, self._last, self._end = self._empty, window, -math.inf
         self.windows += 1
         self._starts = [window.first, *self._starts[: LOOK_BACK - 1]]
         values = np.full(self._owners.size, np.nan)

@@ -141,13 +141,13 @@ class Reference:
         """Which columns have a location."""
         return self.watched.numeric
 
-    @property
+    @cached_property
     def names(self) -> tuple[str, ...]:
         """Of what an alarm may be about: the columns, then the extension's streams."""
         extra = self.extension.names if self.extension else ()
         return (*(column.name for column in self.columns), *extra)
 
-    @property
+    @cached_property
     def threshold(self) -> Floats:
         """PSI less its bias, or the extension's distance, that counts as an effect [names]."""
         own = np.maximum(self.usual["psi"].threshold, self.min_effect)

@@ -48,6 +48,11 @@ class Against:
         """Normal scores of the coarse bins."""
         return location_scores(self.coarse)
 
+    @cached_property
+    def shares(self) -> distances.Shares:
+        """What PSI needs of the coarse bins: every window asks for it."""
+        return distances.Shares.of(self.coarse, self.valid)
+
 
 @dataclass(frozen=True)
 class Statistic:
@@ -79,7 +84,7 @@ def location_scores(reference: Counts) -> Floats:
 def location_shift(counts: Counts, scores: Floats) -> Floats:
     """Mean normal score of each feature's rows, in standard deviations; 0 without rows."""
     total = np.maximum(counts.sum(axis=-1), 1)
-    return np.asarray((counts * scores).sum(axis=-1) / total, dtype=np.float64)
+    return np.asarray((counts * scores).sum(axis=-1) / total)
 
 
 def null_psi(reference: Counts, *, window: int) -> tuple[Floats, Floats]:
@@ -139,7 +144,7 @@ _BOTH: tuple[Literal["numeric", "categorical"], ...] = ("numeric", "categorical"
 DISTANCES: dict[str, Statistic] = {
     "psi": Statistic(
         _BOTH,
-        lambda fine, coarse, to: distances.psi(coarse, to.coarse, valid=to.valid),
+        lambda fine, coarse, to: to.shares.psi(coarse),
         np.cbrt,
         _null_psi,
     ),

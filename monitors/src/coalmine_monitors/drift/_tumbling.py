@@ -16,9 +16,10 @@ Floats = NDArray[np.float64]
 class Tumbling:
     """Windows of `rows` rows; or, with `seconds`, of that time and of `rows` rows at least.
 
-    A window by time goes on into the next time while it has too few rows, so that a quiet night is
-    judged too. Times are cut at multiples of `seconds`. A row that comes late counts where it
-    comes, so that no verdict has to be taken back.
+    Times are cut at multiples of `seconds`. A window by time that has too few rows goes on into the
+    next such time, so that a quiet night is judged too, and ends with it, so that parts of a window
+    that are counted elsewhere all end where it does. A row that comes late counts where it comes:
+    no verdict has to be taken back.
     """
 
     rows: int
@@ -27,36 +28,34 @@ class Tumbling:
     def fits(self, at: Floats, *, held: int, end: float) -> int:
         """How many of the rows to come, at times [n], lie in one window.
 
-        `held` rows are in the present one, which ends at `end` (for time). 0 rows of none.
+        `held` rows are in the present one, whose time ends at `end`.
         """
         if self.seconds is None:
             return min(len(at), self.rows - held)
         if not len(at):
             return 0
-        if held == 0 or self.over(float(at[0]), held=held, end=end):
-            held, end = 0, self.end(float(at[0]))
-        beyond = np.flatnonzero(at >= end)
-        # Beyond its end a window takes what it lacks, and closes with the row after that.
-        enough = beyond[beyond >= self.rows - held]
-        return int(enough[0]) if enough.size else len(at)
+        beyond = np.flatnonzero(at >= self.end(float(at[0]), end=end if held else -np.inf))
+        return int(beyond[0]) if beyond.size else len(at)
 
     def over(self, at: float, *, held: int, end: float) -> bool:
         """Whether a row at a time is the first of the next window."""
-        if self.seconds is None:
-            return held >= self.rows
-        return held >= self.rows and at >= end
+        return held >= self.rows and (self.seconds is None or at >= end)
 
-    def end(self, at: float) -> float:
-        """Where a window ends that begins with a row at a time."""
-        return np.inf if self.seconds is None else (at // self.seconds + 1) * self.seconds
+    def end(self, at: float, *, end: float) -> float:
+        """Where the time ends that a row belongs to, if the present one ends at `end`."""
+        if self.seconds is None or at < end:
+            return end
+        return float((at // self.seconds + 1) * self.seconds)
 
     def cut(self, at: Floats) -> list[slice]:
-        """The full windows of rows at times [n]; what is left at the end is none."""
+        """The windows of rows at times [n]; the last one, which nothing ends, is none."""
+        if self.seconds is None:
+            starts = range(0, len(at) - self.rows + 1, self.rows)
+            return [slice(start, start + self.rows) for start in starts]
+        periods = np.maximum.accumulate(at) // self.seconds
         parts, start = [], 0
-        while start < len(at):
-            size = self.fits(at[start:], held=0, end=0.0)
-            if size < self.rows:
-                break
-            parts.append(slice(start, start + size))
-            start += size
+        for stop in (np.flatnonzero(np.diff(periods)) + 1).tolist():
+            if stop - start >= self.rows:
+                parts.append(slice(start, stop))
+                start = stop
         return parts

@@ -37,6 +37,9 @@ class Blame:
     blamed: NDArray[np.bool_]
     """[populations, names]."""
 
+    onsets: Floats
+    """Since when [populations, names], as it was when each was blamed; NaN of the others."""
+
     segments: Segments
     run_length: int
     label_shift: BlackBoxShift | None = None
@@ -68,22 +71,25 @@ def found(blame: Blame) -> Finding:
     blamed = [int(index) for index in np.flatnonzero(blame.blamed.any(axis=0))]
     alone = [index for index in blamed if index < columns]
     strongest = {index: _where(blame, index) for index in alone or blamed}
+    parts = {index: blame.populations[name] for index, name in strongest.items()}
     size = {
         index: max(float(part.score[index] / max(part.threshold[index], 1e-9)), 0.0)
-        for index, part in strongest.items()
+        for index, part in parts.items()
     }
     total = sum(size.values()) or 1.0
     ranked = sorted(strongest, key=lambda index: -size[index])
-    together = () if alone else joint_features(strongest[ranked[0]], ranked[0])
-    features = together or tuple(
+    features = tuple(
         _affected(blame, index, strongest[index], share=size[index] / total) for index in ranked
     )
-    first = max(ranked, key=lambda index: float(strongest[index].evidence[index]))
+    if not alone:
+        first = ranked[0]
+        features = joint_features(parts[first], first, since=_since(blame, first)) or features
+    onsets = [feature.onset_at for feature in features if feature.onset_at is not None]
     joint = [blame.whole.reference.names[index] for index in blamed if index >= columns]
     return Finding(
         detected=True,
         end=blame.end,
-        onset=strongest[first].onset(first),
+        onset=min(onsets),
         summary=_summary(features, alone=bool(alone)),
         features=features,
         evidence={
@@ -107,17 +113,18 @@ def _summary(features: tuple[AffectedFeature, ...], *, alone: bool) -> str:
     )
 
 
-def _where(blame: Blame, index: int) -> Population:
-    """The population that has most evidence that a name drifts."""
-    parts = list(blame.populations.values())
-    blamed = np.flatnonzero(blame.blamed[:, index])
-    if blamed[0] == 0:
-        return parts[0]
-    best = max(blamed, key=lambda place: float(parts[place].evidence[index]))
-    return parts[int(best)]
+def _where(blame: Blame, index: int) -> str:
+    """The population that says most about the drift of a name: where it is confined to, if so."""
+    names = list(blame.populations)
+    blamed = [name for place, name in enumerate(names) if blame.blamed[place, index]]
+    confined = _confined(blame, index)
+    if "" in blamed and not confined:
+        return ""
+    return max(confined or blamed, key=lambda name: float(blame.populations[name].evidence[index]))
 
 
-def _affected(blame: Blame, index: int, part: Population, *, share: float) -> AffectedFeature:
+def _affected(blame: Blame, index: int, where: str, *, share: float) -> AffectedFeature:
+    part = blame.populations[where]
     columns = part.reference.columns
     own = index < len(columns)
     shift = float(part.shift()[index]) if own and part.reference.numeric[index] else None
@@ -129,9 +136,13 @@ def _affected(blame: Blame, index: int, part: Population, *, share: float) -> Af
         direction=part.direction(index),
         contribution=round(share, 4),
         shift=None if shift is None else round(shift, 4),
-        onset_at=part.onset(index),
+        onset_at=_since(blame, index),
         segments=_confined(blame, index),
     )
+
+
+def _since(blame: Blame, index: int) -> float:
+    return float(np.nanmin(blame.onsets[:, index]))
 
 
 def _confined(blame: Blame, index: int) -> tuple[str, ...]:

@@ -13,10 +13,10 @@ __all__ = ["BINS", "Histograms", "category_edges", "fine_edges", "numeric_edges"
 #: Coarse bins of a numeric feature. Ten is what the usual readings of PSI (0.1, 0.2) suppose.
 BINS = 10
 #: Fine bins between two edges of the coarse ones, for distances that ten bins see too little of.
-_FINER = 4
-#: Distances of the outermost edges from the reference's extremes, in its half range: what lies far
-#: outside is still told from what lies near, by a factor.
-_BEYOND = np.array([0.0, 0.125, 0.25, 0.5, 1.0, 2.0, 4.0, 8.0, 16.0, 32.0])
+_FINER = 2
+#: Distances of the outer edges from the tenth of the values that lies outside, in the range of the
+#: nine tenths within: what lies far away is told from what lies near, by a factor.
+_BEYOND = np.array([0.25, 0.5, 1.0, 2.0, 4.0, 8.0, 16.0, 32.0])
 #: Rows counted at a time, so that a pass finds in the cache what the last one made.
 _BLOCK = 4096
 
@@ -49,10 +49,11 @@ def fine_edges(values: Floats, coarse: Floats) -> Floats:
     steps = BINS * _FINER
     between = np.quantile(present, np.arange(1, steps) / steps)
     low, high = float(present.min()), float(present.max())
-    beyond = _BEYOND * ((high - low) / 2 or max(abs(low), 1.0))
-    # One step above the largest value, so that it is not in the bin of what is beyond it.
-    above = np.nextafter(high, np.inf) + beyond
-    return np.unique(np.concatenate([low - beyond, coarse, between, above]))
+    beyond = _BEYOND * (between[-1] - between[0] or (high - low) / 2 or max(abs(low), 1.0))
+    # What is larger than all that the reference has is told from its largest value.
+    extremes = [low, np.nextafter(high, np.inf)]
+    outside = np.concatenate([between[0] - beyond, extremes, between[-1] + beyond])
+    return np.unique(np.concatenate([coarse, between, outside]))
 
 
 def category_edges(categories: int) -> Floats:
@@ -72,7 +73,7 @@ class Histograms:
 
     edges: tuple[Floats, ...]
 
-    @property
+    @cached_property
     def width(self) -> int:
         """Bins of the widest feature; narrower ones leave the rest of their row empty."""
         return max((edge.size for edge in self.edges), default=0) + 1
@@ -89,15 +90,18 @@ class Histograms:
 
     def count(self, rows: Floats) -> Counts:
         """Counts [features, width] of rows [n, features]; NaN is not counted."""
-        below = np.zeros((len(self.edges), self.width + 1), dtype=np.int64)
+        below = np.zeros((len(self.edges), self.width), dtype=np.int64)
         for start in range(0, len(rows), _BLOCK):
             # Sorting a column and finding the edges in it takes a third of the time of finding
             # every value among the edges: numpy sorts several values with one instruction.
             columns = np.ascontiguousarray(rows[start : start + _BLOCK].T)
             columns.sort(axis=1)
-            for column, edge, reached in zip(columns, self._padded, below, strict=True):
-                reached[1:] += column.searchsorted(edge)
-        return below[:, 1:] - below[:, :-1]
+            below += [
+                column.searchsorted(edge)
+                for column, edge in zip(columns, self._padded, strict=True)
+            ]
+        below[:, 1:] -= below[:, :-1].copy()
+        return below
 
     @cached_property
     def _padded(self) -> Floats:

@@ -32,38 +32,46 @@ class Quantiles:
     Source: Karnin, Lang and Liberty, "Optimal quantile approximation in streams", 2016.
     """
 
-    def __init__(self) -> None:
-        self._sketch = _kll()(_K)
+    def __init__(self, data: bytes | None = None) -> None:
+        # As bytes: an object of the library that lives when the process ends has it complain.
+        self._data = _kll()(_K).serialize() if data is None else data
 
     @property
     def rows(self) -> int:
         """Values seen."""
-        return int(self._sketch.n)
+        return int(self._sketch().n)
 
     def update(self, values: Floats) -> None:
-        """Take values [n]."""
-        self._sketch.update(values[np.isfinite(values)])
+        """Take values [n], many at once."""
+        sketch = self._sketch()
+        sketch.update(values[np.isfinite(values)])
+        self._data = sketch.serialize()
 
-    def merge(self, other: Quantiles) -> None:
-        """Take what another sketch has seen."""
-        self._sketch.merge(other._sketch)
+    def merge(self, *others: Quantiles) -> None:
+        """Take what other sketches have seen."""
+        sketch = self._sketch()
+        for other in others:
+            sketch.merge(other._sketch())
+        self._data = sketch.serialize()
 
     def at(self, ranks: Sequence[float]) -> Floats:
         """The values [ranks] below which such shares of the rows lie; NaN without rows."""
-        if self._sketch.is_empty():
+        sketch = self._sketch()
+        if sketch.is_empty():
             return np.full(len(ranks), np.nan)
-        return np.asarray(self._sketch.get_quantiles(list(ranks)), dtype=np.float64)
+        return np.asarray(sketch.get_quantiles(list(ranks)), dtype=np.float64)
 
     def to_text(self) -> str:
         """For JSON; `from_text` is the inverse."""
-        return base64.b64encode(self._sketch.serialize()).decode()
+        return base64.b64encode(self._data).decode()
 
     @classmethod
     def from_text(cls, text: str) -> Quantiles:
         """The sketch that gave `text`."""
-        sketch = cls()
-        sketch._sketch = _kll().deserialize(base64.b64decode(text))
-        return sketch
+        return cls(base64.b64decode(text))
+
+    def _sketch(self) -> Any:
+        return _kll().deserialize(self._data)
 
 
 def _kll() -> Any:
