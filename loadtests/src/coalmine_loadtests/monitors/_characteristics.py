@@ -19,8 +19,6 @@ Floats = NDArray[np.float64]
 
 #: Windows before the change of a stream that is moved, and after it.
 _BEFORE, _AFTER = 3, 12
-#: A method that is slow gets fewer runs than it was asked for, but so many.
-_FEWEST = 2
 #: A feature's threshold is at least the 95th percentile of the reference's own windows.
 _DECLARED_SHARE = 0.05
 
@@ -43,7 +41,7 @@ class Sizes:
     """Windows between false alarms at which methods are compared."""
 
     budget: float
-    """Processor's seconds for one method in one world: what is slow gets fewer runs."""
+    """Processor's seconds of a method in a world: what is slow gets fewer runs, at least one."""
 
     seed: int
 
@@ -80,7 +78,7 @@ def compare(
         scores, seconds = _scores(worker, rows, sizes, method=method.method)
         nulls.append(scores)
         spent += seconds
-        if spent > sizes.budget and run + 1 >= _FEWEST:
+        if spent > sizes.budget:
             break
     threshold = threshold_for(nulls, target=sizes.run_length)
     for shift in SHIFTS:
@@ -95,7 +93,7 @@ def compare(
             scores, seconds = _scores(worker, rows, sizes, method=method.method)
             series.append(scores)
             spent += seconds
-            if spent > sizes.budget and run + 1 >= _FEWEST:
+            if spent > sizes.budget:
                 break
         yield (
             f"{shift:g}",

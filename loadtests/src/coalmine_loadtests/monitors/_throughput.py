@@ -22,6 +22,8 @@ _WINDOWS = 10
 _ONLINE_ROWS = 2_000
 #: Processor's seconds of one measurement, at least: a shorter one says nothing.
 _LONG_ENOUGH = 0.2
+#: Of one that is slow, about.
+_SECONDS = 2.0
 
 
 def throughput(
@@ -41,14 +43,20 @@ def throughput(
     arrays = {"reference": values[:_REFERENCE], "stream": values[_REFERENCE:]}
     rates, peak = [], 0.0
     with detectors.fresh(method) as worker:
-        # The first time imports, and compiles.
-        small = {"reference": arrays["reference"], "stream": arrays["stream"][:each]}
-        worker.ask("scores", arrays=small, method=method.method, window=each)
+
+        def judge(count: int) -> dict[str, Any]:
+            given = {**arrays, "stream": arrays["stream"][:count]}
+            return worker.ask("scores", arrays=given, method=method.method, window=each)
+
+        judge(each)  # imports, and compiles
+        # As many rows as take some seconds: the slowest takes two for a window.
+        rate = each / max(judge(each)["seconds"], 1e-6)
+        count = min(count, max(round(rate * _SECONDS / each), 1) * each) // each * each
         for _ in range(repeats):
             judged, seconds = 0, 0.0
             while seconds < _LONG_ENOUGH:
-                found = worker.ask("scores", arrays=arrays, method=method.method, window=each)
-                judged += count // each * each
+                found = judge(count)
+                judged += count
                 seconds += found["seconds"]
             rates.append(judged / seconds)
             peak = found["peak_mb"]
