@@ -138,6 +138,7 @@ def test_a_version_in_mlflow_gets_it(model: Path, tmp_path: Path) -> None:
         (lambda t: t, ("--time-column", "at"), "no time column 'at'"),
         (lambda t: t.slice(0, 500), ("--window-rows", "100"), "500 rows are 5 windows of 100"),
         (lambda t: t.slice(0, 0), (), "the table has no rows"),
+        (lambda t: t, ("--time-column", "vehicle"), "column 'vehicle' is of type string: times"),
         (
             lambda t: t.set_column(2, "soc", pa.array(["x"] * ROWS)),
             (),

@@ -46,9 +46,7 @@ def reference_rows(
     if source.num_rows == 0:
         raise UnusableReferenceError("the table has no rows")
     if time_column is not None:
-        if source.column(time_column).null_count:
-            raise UnusableReferenceError(f"column {time_column!r} has rows without a time")
-        source = source.sort_by(time_column)
+        source = _in_order(source, time_column)
     columns = {
         column.name: _values(source, column, tensor)
         for tensor in card.inputs
@@ -71,6 +69,26 @@ def reference_rows(
     if time_column is not None and time_column not in table.column_names:
         table = table.append_column("time", source.column(time_column).combine_chunks())
     return table
+
+
+def _in_order(source: pa.Table, time_column: str) -> pa.Table:
+    """Sorted by a column that holds times, or seconds since the epoch."""
+    column = source.column(time_column)
+    if column.null_count:
+        raise UnusableReferenceError(f"column {time_column!r} has rows without a time")
+    if pa.types.is_date(column.type):
+        place = source.column_names.index(time_column)
+        source = source.set_column(place, time_column, column.cast(pa.timestamp("us", "UTC")))
+    elif not (
+        pa.types.is_timestamp(column.type)
+        or pa.types.is_integer(column.type)
+        or pa.types.is_floating(column.type)
+    ):
+        raise UnusableReferenceError(
+            f"column {time_column!r} is of type {column.type}: times, or numbers (seconds since "
+            "the epoch), are expected"
+        )
+    return source.sort_by(time_column)
 
 
 def _check_names(
