@@ -17,13 +17,13 @@ __all__ = ["keep_answering"]
 
 _log = logging.getLogger(__name__)
 
-#: Looks in a row without an answer after which a part is killed: two minutes of silence. A machine
-#: may be busy for longer than one look lasts, and a rollout is given up after a minute anyway.
+#: Looks in a row without an answer after which a part is killed: three minutes of silence. A
+#: machine may be busy for longer than one look lasts, and a rollout is given up after one anyway.
 _LOOKS = 12
 #: The same for one that has not answered yet since its start: it may have a lot to read.
 _FIRST_LOOKS = 60
 #: Seconds between two looks, and that a look waits.
-_PAUSE, _TIMEOUT = 5.0, 5.0
+_PAUSE, _TIMEOUT = 5.0, 10.0
 
 
 async def keep_answering(
