@@ -55,7 +55,7 @@ def follow(
     if incident is not None:
         return incident.model_copy(update=changes)
     return Incident(
-        id=f"{model}-{version}-{monitor or kind}-{round(finding.end * 1e6):x}",
+        id=f"{model}-{version}-{(monitor or kind).replace('/', '-')}-{round(finding.end * 1e6):x}",
         kind=kind,
         model_name=model,
         model_version=version,
