@@ -257,7 +257,7 @@ class Client(httpx.AsyncClient):
             answer = await self.json(path)
             same = same + 1 if answer == last else 0
             last = answer
-            if same >= (2 if consumed else 25):
+            if same >= (2 if consumed else 150):
                 return answer
             await asyncio.sleep(0.2)
         raise AssertionError(f"{path} did not settle: {last}")

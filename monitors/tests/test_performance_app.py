@@ -399,3 +399,21 @@ async def test_a_record_of_shed_requests_counts_as_many_as_it_says(
     assert total(evidence, "requests", arm="stable") == 520
     assert total(evidence, "errors", arm="stable") == 500
     assert total(evidence, "instances", arm="stable") == 160
+
+
+async def test_a_loss_may_be_what_an_incident_is_about(
+    world: Any, make_service: Any, run_app: Any
+) -> None:
+    world.deploy()
+    path = world.models / "1" / "model.yaml"
+    path.write_text(path.read_text().replace("accuracy: 0.95", "log_loss: 0.22"))
+    service = make_service(performance={"metric": "log_loss", "margin": 0.15})
+    for _ in range(8):
+        world.label(honest(world, world.send(60)))
+    async with run_app(app_of(world, service)) as client:
+        assert (await client.settled())["incidents"] == []
+        for _ in range(30):
+            world.label(honest(world, world.send(60), wrong=0.3))
+        (incident,) = (await client.settled())["incidents"]
+    assert "log_loss is" in incident["summary"]
+    assert incident["evidence"]["log_loss"] > 0.37

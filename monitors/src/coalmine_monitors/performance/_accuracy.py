@@ -38,7 +38,8 @@ class _Group:
 
     block: int = 0
     rows: int = 0
-    correct: int = 0
+    correct: float = 0
+    oldest: float = math.inf
     newest: float = 0.0
 
 
@@ -62,7 +63,7 @@ class AccuracyDetector:
         self.newest = 0.0
         """Newest record time among the rows of the groups judged so far."""
         self._recovered = (self.threshold + baseline) / 2
-        self._last: tuple[tuple[int, int], ...] = ()
+        self._last: tuple[tuple[float, int], ...] = ()
         self._test = EDetector(streams=len(STAKES), run_length=run_length)
 
     @property
@@ -81,6 +82,11 @@ class AccuracyDetector:
         return self._recent.rows
 
     @property
+    def since(self) -> float:
+        """Record time of the oldest row that `score` is of; infinite without such rows."""
+        return self._recent.oldest
+
+    @property
     def evidence(self) -> float:
         """Evidence of a loss, to compare with the declared run length."""
         return self._test.combined
@@ -95,8 +101,11 @@ class AccuracyDetector:
         """Whether accuracy is lost, hysteresis included."""
         return self._detected
 
-    def update(self, row: Scored) -> None:
-        """Take the next labelled row, in the order in which labels arrive."""
+    def update(self, row: Scored, *, good: float | None = None) -> None:
+        """Take the next labelled row, in the order in which labels arrive.
+
+        `good` is what the mean is of, in [0, 1]; None: whether the answer is right.
+        """
         block = int(row.label_time // self._block_s)
         full = self._group.rows >= LARGEST_GROUP
         if full or (block != self._group.block and self._group.rows >= SMALLEST_GROUP):
@@ -104,7 +113,8 @@ class AccuracyDetector:
         self._group = _Group(
             block=block,
             rows=self._group.rows + 1,
-            correct=self._group.correct + row.correct,
+            correct=self._group.correct + (row.correct if good is None else good),
+            oldest=min(self._group.oldest, row.time),
             newest=max(self._group.newest, row.time),
         )
 
@@ -118,7 +128,9 @@ class AccuracyDetector:
             self._recent = _Group()  # no bet has won anything: whatever was, is over
         else:
             self._recent = _Group(
-                rows=self._recent.rows + group.rows, correct=self._recent.correct + group.correct
+                rows=self._recent.rows + group.rows,
+                correct=self._recent.correct + group.correct,
+                oldest=min(self._recent.oldest, group.oldest),
             )
         if not self._detected and self._test.alarm:
             self._detected = True
@@ -136,8 +148,8 @@ class AccuracyDetector:
     def state(self) -> dict[str, Any]:
         """Everything that `restore` needs, for JSON."""
         return {
-            "group": asdict(self._group),
-            "recent": asdict(self._recent),
+            "group": _saved(self._group),
+            "recent": _saved(self._recent),
             "detected": self._detected,
             "newest": self.newest,
             "last": self._last,
@@ -146,9 +158,19 @@ class AccuracyDetector:
 
     def restore(self, state: Mapping[str, Any]) -> None:
         """Become the detector that gave `state`."""
-        self._group = _Group(**state["group"])
-        self._recent = _Group(**state["recent"])
+        self._group = _restored(state["group"])
+        self._recent = _restored(state["recent"])
         self._detected = bool(state["detected"])
         self.newest = float(state["newest"])
-        self._last = tuple((int(correct), int(rows)) for correct, rows in state["last"])
+        self._last = tuple((correct, int(rows)) for correct, rows in state["last"])
         self._test.restore(state["test"])
+
+
+def _saved(group: _Group) -> dict[str, Any]:
+    # JSON knows no infinity.
+    return {**asdict(group), "oldest": group.oldest if math.isfinite(group.oldest) else None}
+
+
+def _restored(state: Mapping[str, Any]) -> _Group:
+    oldest = state["oldest"]
+    return _Group(**{**state, "oldest": math.inf if oldest is None else oldest})

@@ -137,6 +137,7 @@ def create_performance_app(
             if state["version"] == shown
         ]
         detector = reigns[-1].detector if reigns else None
+        objective = reigns[-1].objective if reigns else None
         log_evidence, needed = (0.0, 0.0) if detector is None else detector.log_evidence
         check = reigns[-1].check if reigns else None
         estimates = _estimates.Estimates(expected, calibration=calibration, check=check)
@@ -148,8 +149,10 @@ def create_performance_app(
             task=None if scoring is None else scoring.task.kind,
             segment=segment,
             segments=segments,
-            baseline=None if detector is None else detector.baseline,
-            threshold=None if detector is None else detector.threshold,
+            metric=spec.metric,
+            problem=None if objective or not reigns else _unwatched(shown, spec.metric),
+            baseline=None if objective is None else objective.baseline,
+            threshold=None if objective is None else objective.threshold,
             evaluated_to=evaluated_to,
             log_evidence=log_evidence,
             log_evidence_threshold=needed,
@@ -186,3 +189,10 @@ def _window_blocks(span: float, block_s: float, window: float | None) -> int:
     """Blocks per window: as asked, else the fewest that keep the answer short."""
     shortest = math.ceil((span / block_s + 1) / _WINDOWS)
     return max(shortest, round((window or 0.0) / block_s), 1)
+
+
+def _unwatched(version: str, metric: str) -> str:
+    return (
+        f"nothing is watched: model.yaml of version {version} has no `metrics.{metric}` of its "
+        "evaluation; write it there, or choose another monitors.performance.metric"
+    )

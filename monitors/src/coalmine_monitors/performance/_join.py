@@ -107,6 +107,7 @@ class Scored(NamedTuple):
     label_offset: int
     correct: bool
     chance: float | None = None
+    joined: JoinedRow | None = None
 
 
 @dataclass(frozen=True)
@@ -196,6 +197,7 @@ def join(
             label_offset=row.label_offset,
             correct=bool(row.correct),
             chance=row.chance,
+            joined=row,
         )
         for row in after
         if (row.request_id, row.row, row.arm) not in known

@@ -42,6 +42,7 @@ from coalmine_monitors.performance._scores import (
     add_instances,
     add_scores,
     forget_scores,
+    known_tasks,
     put_tasks,
 )
 from coalmine_monitors.performance._shown import Look, Numbers, look, performance_metrics
@@ -156,7 +157,7 @@ class PerformanceMonitor:
         if deployed is None:
             return False
         card = deployed.card
-        self._baselines[version] = None if card is None else card.metrics.get("accuracy")
+        self._baselines[version] = None if card is None else card.metrics.get(self._spec.metric)
         return True
 
     def _count(
@@ -258,11 +259,14 @@ class PerformanceMonitor:
         def onset(row: Scored) -> float:
             return self._onset(connection, reign, before=row)
 
+        tasks = known_tasks(connection)
         for row in scored:
             for reign in self._reigns:
                 if not reign.owns(row):
                     continue
-                incident = reign.update(row, model=self._model, onset=onset)
+                incident = reign.update(
+                    row, model=self._model, task=tasks.get(row.version), onset=onset
+                )
                 if incident is not None:
                     changed[incident.id] = incident
 
@@ -291,7 +295,7 @@ class PerformanceMonitor:
                 model=self._model,
                 version=version,
                 look=self._looked[1],
-                detector=self._reigns[-1].detector if self._reigns else None,
+                reign=self._reigns[-1] if self._reigns else None,
                 incidents=self._incidents,
                 numbers=Numbers(
                     evaluated_to=self._position.evaluated_to,

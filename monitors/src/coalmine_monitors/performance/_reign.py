@@ -13,6 +13,8 @@ from coalmine_monitors._incidents import Finding, close, follow
 from coalmine_monitors.performance._accuracy import AccuracyDetector
 from coalmine_monitors.performance._estimate import Calibration, EstimateCheck
 from coalmine_monitors.performance._join import Scored
+from coalmine_monitors.performance._objective import Objective
+from coalmine_monitors.performance._tasks import Task
 
 __all__ = ["Reign"]
 
@@ -51,10 +53,14 @@ class Reign:
         self.check = None if calibration is None else EstimateCheck(calibration)
         """Whether what is estimated without labels can be believed; None without estimates."""
         self.detector: AccuracyDetector | None = None
+        self.objective: Objective | None = None
+        """What is watched; None: nothing, for want of an evaluation."""
         if baseline is not None:
+            self.objective = Objective(spec.metric, baseline, spec.margin)
+            good = self.objective.good(baseline)
             self.detector = AccuracyDetector(
-                baseline=baseline,
-                margin=spec.margin,
+                baseline=good,
+                margin=good - self.objective.good(self.objective.threshold),
                 run_length=spec.expected_run_length,
                 block_s=block_s,
             )
@@ -85,19 +91,28 @@ class Reign:
         )
 
     def update(
-        self, row: Scored, *, model: str, onset: Callable[[Scored], float]
+        self, row: Scored, *, model: str, task: Task | None, onset: Callable[[Scored], float]
     ) -> Incident | None:
         """Take the next labelled row; returns the incident if that changed it."""
         if self.check is not None and row.chance is not None:
             self.check.update(chance=row.chance, correct=row.correct)
-        detector = self.detector
-        if detector is None:
+        detector, objective = self.detector, self.objective
+        if detector is None or objective is None or row.joined is None:
+            return None
+        good = objective.of(row.joined, task)
+        if good is None:
             return None
         groups = detector.groups
-        detector.update(row)
+        detector.update(row, good=row.correct if objective.metric == "accuracy" else good)
         if detector.groups == groups:
             return None
-        finding = _finding(detector, self.incident, onset=lambda: onset(row))
+        of_accuracy = objective.metric == "accuracy"
+        finding = _finding(
+            detector,
+            objective,
+            self.incident,
+            onset=lambda: onset(row) if of_accuracy else min(detector.since, row.time),
+        )
         incident = follow(
             self.incident, finding, kind="accuracy", model=model, version=self._span.version
         )
@@ -154,6 +169,7 @@ class Reign:
 
 def _finding(
     detector: AccuracyDetector,
+    objective: Objective,
     incident: Incident | None,
     *,
     onset: Callable[[], float],
@@ -162,18 +178,24 @@ def _finding(
     if not detector.detected:
         return Finding(detected=False, end=end)
     log_evidence, needed = detector.log_evidence
+    score, metric = objective.shown(detector.score), objective.metric
+    told = (score, objective.threshold, objective.baseline)
+    if metric == "accuracy":
+        now, limit, found = (f"{value:.1%}" for value in told)
+    else:
+        now, limit, found = (f"{value:.4g}" for value in told)
     return Finding(
         detected=True,
         end=end,
         onset=onset() if incident is None else incident.onset_at,
         summary=(
-            f"accuracy is {detector.score:.1%}, below {detector.threshold:.1%}"
-            f" (its evaluation found {detector.baseline:.1%})"
+            f"{metric} is {now}, {'below' if metric == 'accuracy' else 'above'} {limit}"
+            f" (its evaluation found {found})"
         ),
         evidence={
-            "accuracy": detector.score,
-            "baseline": detector.baseline,
-            "threshold": detector.threshold,
+            metric: score,
+            "baseline": objective.baseline,
+            "threshold": objective.threshold,
             "labelled": detector.labelled,
             "log_evidence": log_evidence,
             "log_evidence_threshold": needed,

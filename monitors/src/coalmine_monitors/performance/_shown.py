@@ -10,11 +10,11 @@ from prometheus_client.core import Metric
 
 from coalmine.incidents import Incident
 from coalmine_monitors._metrics import counter, gauge, incident_metrics
-from coalmine_monitors.performance._accuracy import AccuracyDetector
 from coalmine_monitors.performance._blocks import read_blocks
 from coalmine_monitors.performance._estimate import Calibration, EstimateCheck
 from coalmine_monitors.performance._estimates import Estimates, read_expected
 from coalmine_monitors.performance._intervals import Level
+from coalmine_monitors.performance._reign import Reign
 from coalmine_monitors.performance._schema import Measured, PerformanceWindow
 from coalmine_monitors.performance._scoring import Scoring, read_scoring
 from coalmine_monitors.performance._summary import summarise
@@ -122,7 +122,7 @@ def performance_metrics(
     model: str,
     version: str | None,
     look: Look,
-    detector: AccuracyDetector | None,
+    reign: Reign | None,
     incidents: Sequence[Incident],
     numbers: Numbers,
 ) -> list[Metric]:
@@ -137,12 +137,12 @@ def performance_metrics(
         ),
         "coalmine_evaluation_duration_seconds": ("Duration of the last step.", numbers.seconds),
     }  # fmt: skip
+    detector = None if reign is None else reign.detector
     if detector is not None:
         log_evidence, needed = detector.log_evidence
         values |= {
             "coalmine_evidence_log": ("Natural logarithm of the evidence.", log_evidence),
             "coalmine_evidence_log_threshold": ("Evidence an incident takes.", needed),
-            "coalmine_performance_threshold_ratio": ("Accuracy to keep.", detector.threshold),
         }
     if look.valid is not None:
         values["coalmine_performance_estimate_valid"] = (
@@ -162,9 +162,21 @@ def performance_metrics(
         *incident_metrics(
             incidents, model=model, version=version, monitor="accuracy", kind="accuracy"
         ),
+        *_threshold(reign, here=here),
         *_performance(look, here=here),
         *_labels(look, here=here),
     ]
+
+
+def _threshold(reign: Reign | None, *, here: tuple[str, ...]) -> Iterable[Metric]:
+    objective = None if reign is None else reign.objective
+    if objective is not None:
+        yield gauge(
+            "coalmine_performance_threshold",
+            "What the metric must not be worse than.",
+            labels=(*_LABELS, "metric"),
+            samples=[((*here, objective.metric), objective.threshold)],
+        )
 
 
 def _performance(look: Look, *, here: tuple[str, ...]) -> Iterable[Metric]:

@@ -90,8 +90,12 @@ class DriftSpec(_Spec):
 class PerformanceSpec(_Spec):
     """The performance monitor."""
 
-    margin: Annotated[float, Field(gt=0, lt=1)] = 0.03
-    """Accuracy lost against the version's own evaluation that opens an incident."""
+    metric: Literal["accuracy", "brier", "log_loss", "mae", "rmse"] = "accuracy"
+    """What an incident is about; `model.yaml` has its value at the evaluation (`metrics`)."""
+
+    margin: Annotated[float, Field(gt=0)] = 0.03
+    """How much worse than at the version's own evaluation opens an incident, in the metric's own
+    unit: accuracy lost, loss or error gained."""
 
     expected_run_length: Annotated[int, Field(ge=10)] = 2000
     """Evaluated blocks between two false alarms, at least, when nothing happens."""
@@ -102,6 +106,14 @@ class PerformanceSpec(_Spec):
     maturity: Duration = 0.0
     """Age from which a record counts as labelled for good: until then its window is not scored,
     since what fails early is labelled first. 0: labels come in any order, each is as good."""
+
+    @model_validator(mode="after")
+    def _margin_fits(self) -> PerformanceSpec:
+        if self.metric == "accuracy" and self.margin >= 1:
+            raise ValueError(f"margin: {self.margin:g} of accuracy is all of it; less than 1")
+        if self.metric in ("mae", "rmse") and "margin" not in self.model_fields_set:
+            raise ValueError(f"margin: {self.metric} needs one, in the unit of the answers")
+        return self
 
 
 class QualitySpec(_Spec):
