@@ -65,7 +65,7 @@ def test_reading_one_version(log: RecordLog, append: Any, make_batch: MakeBatch)
         append(make_batch(["x"], version=version, features=features))
     assert [offset for offset, _ in log.read(0, limit_rows=99, model_version="1")] == [1, 3]
     ((_, batch),) = log.read(0, limit_rows=99, model_version="2")
-    assert batch.num_columns == 20
+    assert batch.num_columns == 21
     assert log.read(0, limit_rows=99, model_version="9") == []
 
 
