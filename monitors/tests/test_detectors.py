@@ -14,7 +14,7 @@ from coalmine.spec import FeatureSpec
 from coalmine_monitors.detectors import Case, yield_checks
 from coalmine_monitors.drift import DriftDetector, build_reference
 from coalmine_monitors.performance import AccuracyDetector, Scored
-from coalmine_monitors.quality import QualityDetector, build_rules
+from coalmine_monitors.quality import QualityDetector, StreamChecks, build_rules
 
 COLUMNS = (Column(name="x"), Column(name="y"), Column(name="z"))
 
@@ -42,10 +42,14 @@ def drift() -> DriftDetector:
     return DriftDetector(calibrated, window_rows=200, run_length=1000)
 
 
+def stream() -> StreamChecks:
+    return StreamChecks(COLUMNS, interval_s=60.0, factor=4.0, remembered=100)
+
+
 def quality() -> QualityDetector:
     check = FeatureSpec(name="y", role="sensor_check", tolerance=1.0)
     rules = build_rules(COLUMNS, [check], reference(), window_rows=100)
-    return QualityDetector(COLUMNS, rules, window_rows=100, consecutive=2)
+    return QualityDetector(COLUMNS, rules, window_rows=100, consecutive=2, stream=stream())
 
 
 def accuracy() -> AccuracyDetector:
@@ -91,7 +95,9 @@ def test_a_detector_that_is_wrong_is_found_out() -> None:
 
     def make() -> QualityDetector:
         right = quality()
-        return Forgetful(right.columns, right._rules, window_rows=100, consecutive=2)
+        return Forgetful(
+            right.columns, right._rules, window_rows=100, consecutive=2, stream=stream()
+        )
 
     case = Case("forgetful", make, feed_rows, CASES[1].calm, CASES[1].troubled)
     failed = []
@@ -155,7 +161,7 @@ def test_quality_names_each_kind_of_fault() -> None:
 def test_a_feature_that_was_constant_before_may_stay_so() -> None:
     past = reference().set_column(0, "x", pa.array(np.zeros(8000)))
     rules = build_rules(COLUMNS, [], past, window_rows=100)
-    detector = QualityDetector(COLUMNS, rules, window_rows=100, consecutive=1)
+    detector = QualityDetector(COLUMNS, rules, window_rows=100, consecutive=1, stream=stream())
     part = rows(1000, seed=12)
     part[:, 0] = 0.0
     feed_rows(detector, part)
