@@ -149,10 +149,10 @@ def test_a_few_labels_that_are_no_class_are_left_out() -> None:
 def test_a_changed_world_contradicts_the_champion_less_than_a_mix_up() -> None:
     truth = np.repeat([0, 1], 100)
     sure = np.full(200, 0.95)
-    drifted = np.where(np.arange(200) < 39, 1, truth)  # 39 % of one class, as measured
+    drifted = np.where(np.arange(200) < 51, 1, truth)  # 51 % of one class, as measured
     learning.check_labels(drifted, truth, sure, classes=("a", "b"))
-    mixed = np.where(np.arange(200) < 51, 1, truth)
-    with pytest.raises(DataInvalid, match="51 of 100 rows that are surely 'a' to it are labelled"):
+    mixed = np.where(np.arange(200) < 81, 1, truth)
+    with pytest.raises(DataInvalid, match="81 of 100 rows that are surely 'a' to it are labelled"):
         learning.check_labels(mixed, truth, sure, classes=("a", "b"))
     learning.check_labels(mixed, truth, np.full(200, 0.6), classes=("a", "b"))  # it is not sure
     learning.check_labels(np.full(200, -1), truth, sure, classes=("a", "b"))
