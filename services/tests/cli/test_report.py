@@ -7,6 +7,7 @@ import contextlib
 import time
 from html.parser import HTMLParser
 from pathlib import Path
+from typing import Any
 
 import httpx
 import numpy as np
@@ -17,7 +18,7 @@ from typer.testing import CliRunner, Result
 
 from coalmine.cli._app import app
 from coalmine.modeldir import REFERENCE_FILE, Column, ModelCard, Tensor, write_card
-from coalmine.records import BatchId, InferenceRecord, open_log, record_batch
+from coalmine.records import BatchId, InferenceRecord, Label, open_log, record_batch
 from coalmine.spec import load_service
 
 EVIL = "<script>alert('x')</script>"
@@ -71,12 +72,12 @@ class _Page(HTMLParser):
 
 @pytest.fixture(scope="module")
 def judged(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A directory with a service file and the state of a drift monitor that has judged its log."""
+    """A directory with a service file and the state of monitors that have judged its log."""
     return asyncio.run(_judge(tmp_path_factory.mktemp("stack")))
 
 
 async def _judge(home: Path) -> Path:
-    from coalmine_monitors import create_drift_app
+    from coalmine_monitors import create_drift_app, create_performance_app
 
     file, state = home / "coalmine.yaml", home / "state"
     file.write_text(
@@ -107,19 +108,35 @@ async def _judge(home: Path) -> Path:
         ]
         batch = record_batch(records, card=CARD, model_version="7", arm="stable")
         log.append(batch, batch_id=BatchId("e", 1, len(rows)))
-        monitor = create_drift_app(
-            load_service(file), log=log, state=state / "drift.db", models=state / "models"
+        # One in five rows is not what was answered.
+        log.put_labels(
+            [
+                Label(str(number), CLASSES[number % 5 == 0], START + number + 5)
+                for number in range(len(rows))
+            ]
         )
-        transport = httpx.ASGITransport(monitor)
-        async with (
-            monitor.router.lifespan_context(monitor),
-            httpx.AsyncClient(transport=transport, base_url="http://drift") as client,
-        ):
-            deadline = time.monotonic() + 60
-            while len((await client.get("/v1/drift")).json()["windows"]) < 12:
-                assert time.monotonic() < deadline
-                await asyncio.sleep(0.05)
+        makers = {"drift": create_drift_app, "performance": create_performance_app}
+        for name, make in makers.items():
+            monitor = make(
+                load_service(file), log=log, state=state / f"{name}.db", models=state / "models"
+            )
+            transport = httpx.ASGITransport(monitor)
+            async with (
+                monitor.router.lifespan_context(monitor),
+                httpx.AsyncClient(transport=transport, base_url="http://monitor") as client,
+            ):
+                deadline = time.monotonic() + 60
+                while not _done((await client.get(f"/v1/{name}")).json()["windows"]):
+                    assert time.monotonic() < deadline
+                    await asyncio.sleep(0.05)
     return home
+
+
+def _done(windows: list[dict[str, Any]]) -> bool:
+    """Whether all rows are judged; all of them labelled, where labels count."""
+    if windows and "labelled" in windows[0]:
+        return sum(window["labelled"] for window in windows) == 12 * WINDOW
+    return len(windows) == 12
 
 
 def _run(home: Path, *arguments: str | Path) -> Result:
@@ -143,8 +160,8 @@ def test_the_page_says_what_drifts_and_loads_nothing(judged: Path, tmp_path: Pat
     assert "1,200 answered rows compared" in whole
     first = whole.index("highest")  # the head of the table of features
     assert first < whole.index(EVIL, first) < whole.index("soc", first), "ranked"
-    assert text.count("<svg") == 1 + 3, "evidence over time, and a picture for each column"
-    assert "performance.db: missing" in whole, "what cannot be told is said"
+    assert text.count("<svg") == 2 + 3, "evidence and performance over time, and a picture for each column"
+    assert "quality.db: missing" in whole, "what cannot be told is said"
 
 
 def test_a_range_of_time(judged: Path, tmp_path: Path) -> None:
@@ -174,3 +191,16 @@ def test_mistakes_are_told_and_nothing_is_written(
     assert result.exit_code == 1
     assert message in str(result.exception)
     assert not list(tmp_path.iterdir())
+
+
+def test_performance_is_that_of_the_whole_range(judged: Path, tmp_path: Path) -> None:
+    out = tmp_path / "report.html"
+    assert _run(judged, judged / "coalmine.yaml", "--output", out).exit_code == 0
+    page = _Page()
+    page.feed(out.read_text("utf-8"))
+    texts = [text.strip() for text in page.texts if text.strip()]
+    assert "1,200 of 1,200 rows are labelled (100.0%)." in texts
+    place = texts.index("accuracy", texts.index("upper"))
+    value, lower, upper = map(float, texts[place + 1 : place + 4])
+    assert value == pytest.approx(0.8, abs=1e-4)
+    assert 0.7 < lower < value < upper < 0.9

@@ -53,7 +53,8 @@ class Scoring:
     def effect(self, arm: str) -> float:
         """How much more an arm's blocks differ than independent rows would make them.
 
-        Each is compared with the next: what changes for good is no likeness of neighbours.
+        Each is compared with the next: what changes for good is no likeness of neighbours. What
+        rows differ by is taken from both together, since a block may be a single row.
         """
         cells = sorted(
             cell for cell in self.scores if (cell.arm, cell.segment) == (arm, self.segment)
@@ -63,10 +64,11 @@ class Scoring:
         if len(known) < 2:
             return 1.0
         rows, total, squares = spread_of(self.task, np.array(known))
-        within = (squares - total**2 / rows).sum() / max(rows.sum() - len(known), 1.0)
+        inside = squares - total**2 / rows
         mean = total / rows
         apart = (mean[1:] - mean[:-1]) ** 2 / (1 / rows[1:] + 1 / rows[:-1])
-        return float(max(apart.mean() / max(within, 1e-9), 1.0))
+        both = (inside[1:] + inside[:-1] + apart).sum() / (rows[1:] + rows[:-1] - 1).sum()
+        return float(max(apart.mean() / max(both, 1e-9), 1.0))
 
     def measure(self, part: Part, *, level: Level) -> Measures:
         """The metrics of some rows."""

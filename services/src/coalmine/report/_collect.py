@@ -98,6 +98,7 @@ def collect(
     span = {"since": since, "until": until}
     versions = _versions(log, since=since, until=until)
     performance = asked("performance", "/v1/performance", version=version, **span)
+    whole = asked("performance", "/v1/performance", version=version, window=_FAR, **span)
     shown = version or performance.get("version") or next(reversed(versions), None)
     drift = asked("drift", "/v1/drift", version=shown, limit=_WINDOWS, **span)
     quality = asked("quality", "/v1/quality", version=shown, limit=_WINDOWS, **span)
@@ -107,7 +108,8 @@ def collect(
         for incident in asked(name, "/v1/incidents", **span).get("incidents", ())
         if version is None or incident["model_version"] == version
     ]
-    if shown is None and not incidents and not drift.get("windows"):
+    judged = (drift.get("windows"), quality.get("windows"), performance.get("windows"))
+    if not any((versions, incidents, *judged)):
         raise ReportError(
             f"{model}: no records and no judged windows in that range; see `coalmine status`, and "
             "try another --from and --to"
@@ -126,6 +128,7 @@ def collect(
         drift=drift.get("windows", []),
         quality=quality.get("windows", []),
         performance=performance,
+        whole=whole.get("windows", []),
         incidents=sorted(incidents, key=lambda incident: -incident["opened_at"]),
         versions=versions,
         shapes=shapes,

@@ -46,6 +46,9 @@ class Facts:
     performance: Mapping[str, Any]
     """As `GET /v1/performance` gives it."""
 
+    whole: Sequence[Mapping[str, Any]]
+    """The whole range as one window of `performance`, of each arm."""
+
     incidents: Sequence[Mapping[str, Any]]
     versions: Mapping[str, tuple[int, float, float]]
     """Rows in the log of the range, first and last time, by version."""

@@ -194,7 +194,7 @@ def _performance(facts: Facts) -> str:
         parts.append(
             f"<h3>{escape(arm)}</h3>" + chart(lines, label=f"performance of {arm}", unit="%")
         )
-        parts.append(_scores(mine))
+        parts.append(_scores(mine, [window for window in facts.whole if window["arm"] == arm]))
     valid = facts.performance.get("estimate_valid")
     if valid is False:
         parts.append('<p class="over">The labels contradict the estimates: they are not valid.</p>')
@@ -206,20 +206,22 @@ def _share(window: Mapping[str, Any]) -> float:
     return float(window["labelled"] / max(window["instances"], 1))
 
 
-def _scores(windows: list[Mapping[str, Any]]) -> str:
-    """The last window that has scores, all of them with their intervals."""
-    last = next((window for window in reversed(windows) if window.get("metrics")), None)
+def _scores(windows: list[Mapping[str, Any]], whole: list[Mapping[str, Any]]) -> str:
+    """Every metric of the whole range with its interval, or of the last window that has scores."""
     labelled = sum(window["labelled"] for window in windows)
     instances = sum(window["instances"] for window in windows)
     share = labelled / max(instances, 1)
     told = f"<p>{labelled:,} of {instances:,} rows are labelled ({share:.1%}).</p>"
-    if last is None:
+    shown = next((window for window in [*whole, *reversed(windows)] if window.get("metrics")), None)
+    if shown is None:
         return told
+    spanned = windows if shown in whole else [shown]
+    start, end = spanned[0]["time"], spanned[-1]["end"]
     rows = [
         [escape(name), f"{m['value']:.4f}", _number(m["lower"], ".4f"), _number(m["upper"], ".4f")]
-        for name, m in last["metrics"].items()
+        for name, m in shown["metrics"].items()
     ]
-    head = [f"metric, {moment(last['time'])} to {moment(last['end'])}", "value", "lower", "upper"]
+    head = [f"metric, {moment(start)} to {moment(end)}", "value", "lower", "upper"]
     return told + table(head, rows, numbers=" nnn")
 
 
