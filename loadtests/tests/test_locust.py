@@ -29,7 +29,7 @@ def locust(tmp_path: Path, *arguments: str) -> tuple[int, dict[str, dict[str, st
 def test_vehicles_of_every_protocol_are_answered(served: Served, tmp_path: Path) -> None:
     code, rows, told = locust(
         tmp_path, "-f", str(FILES / "users.py"), "--host", served.url,
-        "--users", "6", "--spawn-rate", "6", "--run-time", "4s", "--uploads-per-s", "5",
+        "--users", "6", "--spawn-rate", "6", "--run-time", "8s", "--uploads-per-s", "5",
     )  # fmt: skip
     assert code == 0, told
     for protocol in ("v1", "v2", "grpc"):
@@ -40,7 +40,7 @@ def test_vehicles_of_every_protocol_are_answered(served: Served, tmp_path: Path)
 def test_a_model_that_is_not_served_fails_every_request(served: Served, tmp_path: Path) -> None:
     code, rows, _ = locust(
         tmp_path, "-f", str(FILES / "users.py"), "--host", served.url, "--model", "nobody",
-        "--users", "3", "--spawn-rate", "3", "--run-time", "3s", "--uploads-per-s", "5",
+        "--users", "3", "--spawn-rate", "3", "--run-time", "6s", "--uploads-per-s", "5",
     )  # fmt: skip
     assert code == 3
     for protocol in ("v1", "v2", "grpc"):

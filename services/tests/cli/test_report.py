@@ -160,7 +160,7 @@ def test_the_page_says_what_drifts_and_loads_nothing(judged: Path, tmp_path: Pat
     assert "1,200 answered rows compared" in whole
     first = whole.index("highest")  # the head of the table of features
     assert first < whole.index(EVIL, first) < whole.index("soc", first), "ranked"
-    assert text.count("<svg") == 2 + 3, "evidence and performance over time, and a picture for each column"
+    assert text.count("<svg") == 2 + 3, "evidence, performance, and a picture for each column"
     assert "quality.db: missing" in whole, "what cannot be told is said"
 
 

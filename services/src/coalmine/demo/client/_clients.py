@@ -223,7 +223,9 @@ class GrpcClient:
 
     def _refusal(self, error: Any) -> Exception:
         text = f"{error.code().name}: {error.details()}"
-        if error.code() is not self._grpc.StatusCode.UNAVAILABLE:
+        # CANCELLED is what a gateway that is being stopped leaves of a request under way.
+        codes = self._grpc.StatusCode
+        if error.code() not in (codes.UNAVAILABLE, codes.CANCELLED):
             return RequestFailed(text)
         metadata = {**dict(error.initial_metadata() or ()), **dict(error.trailing_metadata() or ())}
         if not metadata:  # whoever answers, sends headers
