@@ -69,16 +69,22 @@ def _distances(
     together: Mapping[str, Any],
 ) -> Iterable[Metric]:
     labels = (*_LABELS, "feature", "statistic")
-    for key, single, text in (
-        ("statistics", "score", "Distance from the reference less its bias, last window."),
-        ("thresholds", "threshold", "Distance that counts as an effect."),
-    ):
+    for metric, key, single, text in (
+        (
+            "coalmine_drift_score", "statistics", "score",
+            "Distance from the reference less its bias, last window.",
+        ),
+        (
+            "coalmine_drift_threshold", "thresholds", "threshold",
+            "Distance that counts as an effect.",
+        ),
+    ):  # fmt: skip
         found: dict[str, dict[str, float]] = {}
         for name, numbers in features.items():
             for statistic, value in numbers[key].items():
                 found.setdefault(statistic, {})[name] = value
         yield gauge(
-            f"coalmine_drift_{single}",
+            metric,
             text,
             labels=labels,
             samples=[
