@@ -27,6 +27,7 @@ from coalmine.apps.ev_battery import (
     training_history,
 )
 from coalmine.protocol import Array
+from coalmine.retraining import DataInvalid, learning
 from coalmine_transformers.battery import FEATURES, BatteryTransformer
 
 SEEDS = (3, 17, 2024)
@@ -133,6 +134,32 @@ def test_a_new_chemistry_breaks_the_champion_and_can_be_learned(seed: int) -> No
     for labelled in (6000, 10_000):
         retrained = train([told.history, live.select(slice(0, labelled))])
         assert accuracy(retrained, later) > told.accuracy - 0.01
+
+
+def answered(told: Story, telemetry: Telemetry, label: Array) -> learning.Answered:
+    matrix = features(telemetry)
+    scores = np.asarray(told.champion.predict(matrix))
+    said, sure = scores.argmax(axis=1), scores.max(axis=1)
+    return learning.Answered(label, said, sure, matrix, telemetry.upload)
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_a_new_chemistry_is_not_taken_for_mixed_up_labels(seed: int) -> None:
+    """Though most of what the champion is sure is `capacity_fade` is not, as in such a file."""
+    told = story(seed)
+    fade, short = CLASSES.index("capacity_fade"), CLASSES.index("internal_short")
+    taught = answered(told, told.history, told.history.label)
+    world = World(chemistry_share=1.0)
+    live = told.live(world).uploads(400)
+    changed = answered(told, live, live.label)
+    surely = changed.surely(fade, learning.LabelLimits())
+    assert (live.label[surely] != fade).mean() > 0.5
+    learning.check_labels(changed, taught=taught, classes=CLASSES)
+
+    same = told.live(World()).uploads(400)
+    renamed = answered(told, same, np.where(same.label == fade, short, same.label))
+    with pytest.raises(DataInvalid, match="surely 'capacity_fade' to it are labelled 'internal_"):
+        learning.check_labels(renamed, taught=taught, classes=CLASSES)
 
 
 @pytest.mark.parametrize("seed", SEEDS)

@@ -5,6 +5,7 @@ There is no drift here, so the champion cannot be beaten by much, and labels are
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable
 from pathlib import Path
 
@@ -67,6 +68,12 @@ def written_off(share: float) -> Callable[[np.ndarray], np.ndarray]:
     return poison
 
 
+def renamed(truth: np.ndarray) -> np.ndarray:
+    """One class alone is called another."""
+    fade, short = CLASSES.index("capacity_fade"), CLASSES.index("internal_short")
+    return np.where(truth == fade, short, truth)
+
+
 def worsening(truth: np.ndarray) -> np.ndarray:
     """A fifth is any other class, none at first and 40 % at last."""
     hit = np.random.default_rng(3).random(len(truth)) < np.linspace(0.0, 0.4, len(truth))
@@ -88,6 +95,7 @@ POISONS = {
     "swapped": swapped(1.0),
     "rotated": rotated,
     "all normal": all_normal,
+    "renamed": renamed,
     "faults written off 20 %": written_off(0.2),
     "faults written off 40 %": written_off(0.4),
     "worse and worse": worsening,
@@ -95,6 +103,7 @@ POISONS = {
 #: What the champion's certainty gives away, before anything is trained.
 CAUGHT = {
     *("flipped 25 %", "flipped 60 %", "swapped 70 %", "swapped", "rotated", "all normal"),
+    "renamed",
     "faults written off 40 %",
 }
 
@@ -146,31 +155,65 @@ def test_a_few_labels_that_are_no_class_are_left_out() -> None:
     assert (kept.null_count, kept.to_pylist()[:98]) == (2, ["a"] * 98)
 
 
-def test_a_changed_world_contradicts_the_champion_less_than_a_mix_up() -> None:
-    truth = np.repeat([0, 1], 100)
-    sure = np.full(200, 0.95)
-    drifted = np.where(np.arange(200) < 51, 1, truth)  # 51 % of one class, as measured
-    learning.check_labels(drifted, truth, sure, classes=("a", "b"))
-    mixed = np.where(np.arange(200) < 81, 1, truth)
-    with pytest.raises(DataInvalid, match="81 of 100 rows that are surely 'a' to it are labelled"):
-        learning.check_labels(mixed, truth, sure, classes=("a", "b"))
-    learning.check_labels(mixed, truth, np.full(200, 0.6), classes=("a", "b"))  # it is not sure
-    learning.check_labels(np.full(200, -1), truth, sure, classes=("a", "b"))
+def answered(
+    truth: np.ndarray, said: np.ndarray, *, at: np.ndarray | float = 0.0, sure: float = 0.95
+) -> learning.Answered:
+    """Uploads of five rows; `at` moves the first of two features."""
+    features = np.random.default_rng(len(truth)).normal(size=(len(truth), 2))
+    features[:, 0] += at
+    groups = np.array([f"{len(truth)}-{row // 5}" for row in range(len(truth))])
+    return learning.Answered(truth, said, np.full(len(truth), sure), features, groups)
+
+
+def test_a_class_that_is_contradicted_where_it_always_lay_is_mixed_up() -> None:
+    said = np.repeat([0, 1], 200)
+    taught = answered(said[::2], said[::2])
+    for share in (110, 200):
+        mixed = np.where(np.arange(400) % 200 < share, 1, said)
+        with pytest.raises(DataInvalid, match=f"{share} of 200 rows that are surely 'a' to it are"):
+            learning.check_labels(answered(mixed, said), taught=taught, classes=("a", "b"))
+        unsure = answered(mixed, said, sure=0.6)
+        learning.check_labels(unsure, taught=taught, classes=("a", "b"))
+    nothing = answered(np.full(400, -1), said)
+    learning.check_labels(nothing, taught=taught, classes=("a", "b"))
+
+
+@pytest.mark.parametrize("share", [110, 200])
+@pytest.mark.parametrize("uploads", ["of five rows", "one"])
+def test_a_class_that_is_contradicted_elsewhere_is_a_changed_world(
+    share: int, uploads: str
+) -> None:
+    said = np.repeat([0, 1], [200, 400])
+    hit = np.arange(600) < share
+    changed = answered(np.where(hit, 1, said), said, at=np.where(hit, 3.0, 0.0))
+    if uploads == "one":  # a file of rows in one request
+        changed = dataclasses.replace(changed, groups=np.full(600, "q"))
+    learning.check_labels(changed, taught=answered(said[::2], said[::2]), classes=("a", "b"))
+
+
+def test_labels_that_contradict_nearly_all_are_for_a_person_wherever_they_lie() -> None:
+    said = np.repeat([0, 1], 200)
+    with pytest.raises(DataInvalid, match="contradict 400 of 400 answers that it is sure of"):
+        learning.check_labels(
+            answered(1 - said, said, at=3.0),
+            taught=answered(said[::2], said[::2]),
+            classes=("a", "b"),
+        )
 
 
 def test_labels_that_contradict_most_classes_a_little_are_mixed_up() -> None:
     """A drift contradicts the champion within one class, or two; a careless file everywhere."""
     names = ("a", "b", "c", "d", "e")
     said = np.repeat(np.arange(5), 100)
-    sure = np.full(500, 0.95)
+    taught = answered(said[::2], said[::2])
 
-    def wrong(classes: int) -> np.ndarray:
+    def wrong(classes: int) -> learning.Answered:
         hit = (np.arange(500) % 100 < 28) & (said > 0) & (said <= classes)
-        return np.where(hit, 0, said)
+        return answered(np.where(hit, 0, said), said)
 
-    learning.check_labels(wrong(2), said, sure, classes=names)
+    learning.check_labels(wrong(2), taught=taught, classes=names)
     with pytest.raises(DataInvalid, match="in most classes at once: 'b' 28%, 'c' 28%, 'd' 28%"):
-        learning.check_labels(wrong(3), said, sure, classes=names)
+        learning.check_labels(wrong(3), taught=taught, classes=names)
     # Of two classes a change of the world may move both.
     both = np.where(np.arange(200) % 100 < 28, 1 - said[:200], said[:200])
-    learning.check_labels(both, said[:200], sure[:200], classes=("a", "b"))
+    learning.check_labels(answered(both, said[:200]), taught=taught, classes=("a", "b"))

@@ -11,6 +11,7 @@ from coalmine.retraining.learning._family import FamilyName, Model
 from coalmine.retraining.learning._history import WINDOWS, History
 from coalmine.retraining.learning._imports import hidden, without_data_frames
 from coalmine.retraining.learning._labels import (
+    Answered,
     LabelLimits,
     check_labels,
     leave_out_unknown,
@@ -62,6 +63,7 @@ __all__ = [
     "MIN_WINDOWS",
     "TRUE_LABEL",
     "WINDOWS",
+    "Answered",
     "Budget",
     "CrossFitted",
     "Decision",

@@ -150,7 +150,7 @@ def generate_features(telemetry: Path, out: Path, *, champion: Champion, data: P
         parent = None if directory is None else _training_data(directory, data)
         rows = _rows(telemetry, parent=parent, data=data)
         if directory is not None:
-            _check_labels(learning.having(rows, origin="recent"), directory)
+            _check_labels(rows, directory)
         digest = learning.store_training_set(rows, data=data)
         describe_training_set(
             digest, data=data, recipe=_RECIPE, source=read_json(telemetry / SOURCE), parent=parent
@@ -297,17 +297,23 @@ def _arrivals(telemetry: Telemetry) -> NDArray[np.float64]:
     return np.asarray(last[upload], dtype=np.float64)
 
 
-def _check_labels(recent: pa.Table, champion: Path) -> None:
+def _check_labels(rows: pa.Table, champion: Path) -> None:
     """Labels that contradict all that the champion is sure of are for a person to look at."""
-    said, shares = learning.Network(champion / MODEL_FILE).predict(
-        learning.feature_matrix(recent, FEATURE_NAMES)
-    )
-    learning.check_labels(
-        learning.class_indices(recent, CLASSES),
-        as_classes(said, champion),
-        shares.max(axis=1),
-        classes=CLASSES,
-    )
+    network = learning.Network(champion / MODEL_FILE)
+
+    def answered(origin: str) -> learning.Answered:
+        found = learning.having(rows, origin=origin)
+        matrix = learning.feature_matrix(found, FEATURE_NAMES)
+        said, shares = network.predict(matrix)
+        return learning.Answered(
+            truth=learning.class_indices(found, CLASSES),
+            said=as_classes(said, champion),
+            probability=shares.max(axis=1),
+            features=matrix,
+            groups=learning.values(found, "group"),
+        )
+
+    learning.check_labels(answered("recent"), taught=answered("history"), classes=CLASSES)
 
 
 def _training_data(directory: Path, data: Path) -> str:
