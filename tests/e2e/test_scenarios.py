@@ -82,7 +82,7 @@ def rollouts_promoted(report: dict[str, Any]) -> bool:
         pytest.param("cold", 5, marks=pytest.mark.long),
         ("sensor-fault", 23),
         ("bad-candidate", 7),
-        ("none", 101),
+        pytest.param("none", 101, marks=pytest.mark.long),
     ],
 )
 def test_scenario(tmp_path: Path, scenario: str, seed: int) -> None:
