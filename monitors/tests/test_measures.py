@@ -9,6 +9,8 @@ import pytest
 
 from coalmine_monitors.performance._intervals import Level, rate_interval
 from coalmine_monitors.performance._measures import measure
+from coalmine_monitors.performance._scores import ScoreCell, Scores
+from coalmine_monitors.performance._scoring import Scoring
 from coalmine_monitors.performance._sums import ClassLayout, RegressionLayout
 from coalmine_monitors.performance._tasks import Task
 
@@ -201,3 +203,17 @@ def test_rows_that_are_alike_count_less() -> None:
     alike = rate_interval([400.0], [500.0], level=Level(effect=5.0))
     assert one[0] == pytest.approx(alike[0])
     assert rate_interval([0.0], [0.0]) == (0.0, 1.0)
+
+
+@pytest.mark.parametrize(("rows_of_a_block", "alike"), [(1, False), (20, False), (20, True)])
+def test_rows_of_a_block_that_are_alike_count_for_fewer(rows_of_a_block: int, alike: bool) -> None:
+    rng = np.random.default_rng(11)
+    cells = {}
+    for block in range(400):
+        right = rng.random(1 if alike else rows_of_a_block) < 0.8
+        sums = np.zeros(ClassLayout(2).width)
+        sums[:2] = rows_of_a_block, right.mean() * rows_of_a_block
+        cells[ScoreCell(block, "1", "stable")] = Scores(rows_of_a_block, sums)
+    expected = rows_of_a_block if alike else 1
+    effect = Scoring(TWO, cells).effect("stable")
+    assert expected * 0.9 <= effect <= max(expected * 2, 1.2)
