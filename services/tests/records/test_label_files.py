@@ -20,6 +20,7 @@ from coalmine.records import (
     Label,
     MalformedLabelsError,
     RecordLog,
+    check_labels,
     create_collector,
     label_format,
     read_labels,
@@ -58,11 +59,11 @@ def _parquet(table: pa.Table | None = None, **more: Any) -> bytes:
     return sink.getvalue()
 
 
-def _arrow(make: Callable[..., Any], table: pa.Table | None = None) -> bytes:
+def _arrow(make: Callable[..., Any], table: pa.Table | None = None, *, rows: int = 2) -> bytes:
     table = _table() if table is None else table
     sink = io.BytesIO()
     with make(sink, table.schema) as writer:
-        writer.write_table(table, max_chunksize=2)
+        writer.write_table(table, max_chunksize=rows)
     return sink.getvalue()
 
 
@@ -180,6 +181,96 @@ async def test_a_mistake_at_the_end_of_many_stores_none(log: RecordLog, clock: M
         answer = await client.post("/v1/labels", content="\n".join(lines), headers=headers)
     assert "row 25001, column 'label': missing" in answer.json()["error"]
     assert log.stats().labels == 0
+
+
+TWICE: dict[str, Callable[[pa.Table], bytes]] = {
+    "text/csv": lambda table: "\n".join(
+        ["request_id,label,row,time", *(",".join(map(str, r.values())) for r in table.to_pylist())]
+    ).encode(),
+    "application/json": lambda table: json.dumps(table.to_pylist()).encode(),
+    "application/x-ndjson": lambda table: b"\n".join(
+        json.dumps(row).encode() for row in table.to_pylist()
+    ),
+    "application/vnd.apache.parquet": _parquet,
+    "application/vnd.apache.arrow.stream": lambda table: _arrow(
+        pa.ipc.new_stream, table, rows=7_000
+    ),
+    "application/vnd.apache.arrow.file": lambda table: _arrow(pa.ipc.new_file, table, rows=7_000),
+}
+
+
+def _twice(*, label: str, time: float, row: int = 2) -> pa.Table:
+    """10,100 labels, further apart than a piece is long, and one more for the third of them."""
+    return pa.table(
+        {
+            "request_id": [*(f"r{n}" for n in range(10_100)), "r2"],
+            "label": ["1"] * 10_100 + [label],
+            "row": [*[2] * 10_100, row],
+            "time": [5.0] * 10_100 + [time],
+        }
+    )
+
+
+@pytest.mark.parametrize("media", TWICE)
+async def test_two_labels_of_one_row_at_one_time_are_refused(
+    media: str, log: RecordLog, clock: ManualClock
+) -> None:
+    headers = {"content-type": media}
+    async with _client(log, clock) as client:
+        body = TWICE[media](_twice(label="0", time=5.0))
+        answer = await client.post("/v1/labels", content=body, headers=headers)
+        assert answer.status_code == 400
+        assert answer.json()["error"].startswith(
+            "row 10101: request 'r2', row 2 is '0' here and '1' in row 3. Which one holds?"
+        )
+        assert log.stats().labels == 0
+
+
+@pytest.mark.parametrize(
+    ("change", "counted"),
+    [
+        ({"label": "1", "time": 5.0}, "repeated"),
+        ({"label": "0", "time": 6.0}, "corrected"),
+        ({"label": "0", "time": 4.0}, "repeated"),
+        ({"label": "0", "time": 5.0, "row": 3}, "unknown"),
+    ],
+    ids=["the same", "newer", "older", "another row"],
+)
+async def test_what_does_not_contradict_is_taken(
+    change: dict[str, Any], counted: str, log: RecordLog, clock: ManualClock
+) -> None:
+    async with _client(log, clock) as client:
+        body = _parquet(_twice(**change))
+        headers = {"content-type": "application/vnd.apache.parquet"}
+        answer = await client.post("/v1/labels", content=body, headers=headers)
+    expected = dict.fromkeys(("accepted", "repeated", "corrected"), 0) | {"unknown": 10_100}
+    expected[counted] += 1
+    assert answer.json() == expected
+
+
+async def test_an_index_is_the_class_that_it_names(
+    log: RecordLog, clock: ManualClock, append: Any, make_batch: MakeBatch
+) -> None:
+    append(make_batch(["a"]))
+    async with _client(log, clock) as client:
+        for name, status in (("internal_short", 200), ("normal", 400)):
+            rows = [{"request_id": "a", "label": 1}, {"request_id": "a", "label": name}]
+            answer = await client.post("/v1/labels", json=rows)
+            assert answer.status_code == status
+        assert "is 'normal' here and 'internal_short' in row 1" in answer.json()["error"]
+    file = io.BytesIO(json.dumps(rows).encode())  # who knows no classes cannot say
+    assert check_labels(file, "json", now=1.0) == 2
+
+
+def test_many_contradictions_are_counted_and_three_are_named() -> None:
+    rows = [f'{{"request_id": "r{n}", "label": {n % 2}}}' for n in range(7)]
+    rows += ["", *(row.replace('": 0}', '": 2}') for row in rows)]
+    with pytest.raises(MalformedLabelsError) as error:
+        check_labels(io.BytesIO("\n".join(rows).encode()), "jsonl", now=1.0)
+    assert str(error.value).startswith(
+        "row 9: request 'r0', row 0 is '2' here and '0' in row 1; row 11: request 'r2', "
+    )
+    assert "; and 1 more. Which" in str(error.value)
 
 
 def test_times_of_every_kind() -> None:

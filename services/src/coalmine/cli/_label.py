@@ -43,14 +43,14 @@ def label(
     from rich.progress import Progress
 
     from coalmine.clock import SYSTEM_CLOCK
-    from coalmine.records import MalformedLabelsError, label_format, read_labels
+    from coalmine.records import MalformedLabelsError, check_labels, label_format, read_labels
 
     now = SYSTEM_CLOCK.time()
     counts: Counter[str] = Counter()
     try:
         format = label_format(file.suffix.lower())
         with file.open("rb") as content:
-            total = sum(len(piece) for piece in read_labels(content, format, now=now))
+            total = check_labels(content, format, now=now)
             if not total:
                 raise CommandError(
                     f"{file}: no labels in it; it needs a row for each, with `request_id` and "

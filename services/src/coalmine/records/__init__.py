@@ -30,6 +30,7 @@ from coalmine.records._errors import (
 )
 from coalmine.records._event_window import WindowLimits
 from coalmine.records._housekeeping import Retention
+from coalmine.records._label_check import check_labels
 from coalmine.records._label_files import label_format, read_labels
 from coalmine.records._log import RecordLog, archive_of, open_log
 from coalmine.records._schema import (
@@ -91,6 +92,7 @@ __all__ = [
     "archive_of",
     "archived_labels",
     "archived_rows",
+    "check_labels",
     "class_name",
     "create_collector",
     "drain_spool",

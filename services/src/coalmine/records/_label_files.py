@@ -21,7 +21,7 @@ import orjson
 from coalmine.records._errors import MalformedLabelsError
 from coalmine.records._types import Label
 
-__all__ = ["LABEL_FORMATS", "LabelFormat", "label_format", "read_labels"]
+__all__ = ["LABEL_FORMATS", "LabelFormat", "label_format", "numbered_labels", "read_labels"]
 
 LabelFormat = Literal["csv", "json", "jsonl", "parquet", "arrow"]
 
@@ -72,13 +72,21 @@ def read_labels(file: BinaryIO, format: LabelFormat, *, now: float) -> Iterator[
     minutes of difference between clocks, is a mistake: it would outlive every correction, and
     milliseconds look like it.
     """
+    with contextlib.closing(numbered_labels(file, format, now=now)) as numbered:
+        while piece := [label for _, label in itertools.islice(numbered, _PIECE)]:
+            yield piece
+
+
+def numbered_labels(
+    file: BinaryIO, format: LabelFormat, *, now: float
+) -> Generator[tuple[int, Label], None, None]:
+    """The labels of a file, each with the number of its row; as `read_labels`."""
     rows = {
         "csv": _csv, "json": _json, "jsonl": _json_lines, "parquet": _parquet, "arrow": _arrow
     }[format](file)  # fmt: skip
-    labels = (_label(number, row, now) for number, row in rows)
     with contextlib.closing(rows):  # at once, while the caller's file is open
-        while piece := list(itertools.islice(labels, _PIECE)):
-            yield piece
+        for number, row in rows:
+            yield number, _label(number, row, now)
 
 
 Rows = Generator[tuple[int, Mapping[str, Any]], None, None]

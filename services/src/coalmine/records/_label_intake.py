@@ -9,6 +9,7 @@ from dataclasses import fields
 from typing import BinaryIO, cast
 
 from coalmine.clock import Clock
+from coalmine.records._label_check import check_labels
 from coalmine.records._label_files import LabelFormat, read_labels
 from coalmine.records._log import RecordLog
 from coalmine.records._types import LabelCounts
@@ -46,9 +47,8 @@ class LabelIntake:
     def _store(self, file: BinaryIO, format: LabelFormat) -> LabelCounts:
         # A label without a time is the newest, also after the clock was set back.
         now = self._latest = max(self._latest, self._clock.time())
-        file.seek(0)
-        for _ in read_labels(file, format, now=now):
-            pass  # all of it is looked at before any of it is stored
+        classes = self._log.classes()
+        check_labels(file, format, now=now, classes=classes)  # all, before any of it is stored
         counts = LabelCounts()
         file.seek(0)
         for piece in read_labels(file, format, now=now):

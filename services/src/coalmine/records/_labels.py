@@ -15,7 +15,7 @@ from coalmine.records._schema import class_name, label_categories
 from coalmine.records._sqlite_schema import key_of, offset_of, span_of
 from coalmine.records._types import Label, LabelCounts
 
-__all__ = ["Fate", "join_labels", "refresh", "store_labels"]
+__all__ = ["Fate", "common_classes", "join_labels", "refresh", "store_labels"]
 
 
 #: Ids asked for at once; SQLite takes 32,766 parameters.
@@ -36,7 +36,7 @@ def store_labels(
 ) -> LabelCounts:
     """Within the caller's transaction, store each label that says something new."""
     present = known.contains(fingerprints(pa.array([label.request_id for label in labels])))
-    categories = _common_categories(connection)
+    categories = common_classes(connection)
     counts = dict.fromkeys(Fate, 0)
     for label, is_known in zip(labels, present.tolist(), strict=True):
         name = class_name(label.label, categories)
@@ -118,9 +118,8 @@ def _current(connection: sqlite3.Connection, label: Label) -> tuple[str, float] 
     return row
 
 
-def _common_categories(connection: sqlite3.Connection) -> tuple[str, ...]:
-    """The classes of the log's models, if all have the same; else each record's own are looked up
-    when labels are joined."""
+def common_classes(connection: sqlite3.Connection) -> tuple[str, ...]:
+    """See `RecordLog.classes`; where they differ each record's own count when labels are joined."""
     schemas = connection.execute("SELECT body FROM schemas")
     found = {label_categories(pa.ipc.read_schema(pa.py_buffer(body))) for (body,) in schemas}
     return found.pop() if len(found) == 1 else ()

@@ -97,6 +97,10 @@ class RecordLog(_Protocol):
         """The offset of the newest label, 0 if there is none."""
         ...
 
+    def classes(self) -> tuple[str, ...]:
+        """The classes of the log's models, by index; empty where they are not all the same."""
+        ...
+
     def labelled(
         self,
         model_version: str | None = None,

@@ -20,7 +20,7 @@ from coalmine.clock import SYSTEM_CLOCK, Clock
 from coalmine.records._batches import pack, unpack
 from coalmine.records._expiry import expire
 from coalmine.records._fingerprints import KnownRequests
-from coalmine.records._labels import join_labels, refresh, store_labels
+from coalmine.records._labels import common_classes, join_labels, refresh, store_labels
 from coalmine.records._pool import Pool
 from coalmine.records._schema import BASE_FIELDS
 from coalmine.records._sqlite_append import Append, Appender
@@ -149,6 +149,11 @@ class SqliteRecordLog:
         with translated(), self._readers.lend() as connection:
             (offset,) = connection.execute("SELECT coalesce(max(offset), 0) FROM labels").fetchone()
         return int(offset)
+
+    def classes(self) -> tuple[str, ...]:
+        """See `RecordLog.classes`."""
+        with translated(), self._readers.lend() as connection:
+            return common_classes(connection)
 
     def labelled(
         self,
