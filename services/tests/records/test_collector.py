@@ -197,9 +197,9 @@ class _Stuck:
     def __getattr__(self, name: str) -> Any:
         return getattr(self._log, name)
 
-    def append(self, batch: pa.RecordBatch, **more: Any) -> int:
+    def append_all(self, batches: Any) -> Any:
         assert self.freed.wait(10)
-        return self._log.append(batch, **more)
+        return self._log.append_all(batches)
 
 
 async def test_a_log_that_is_behind_asks_to_wait(

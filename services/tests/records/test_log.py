@@ -20,6 +20,7 @@ from coalmine.records import (
     BatchId,
     LogUnavailableError,
     MalformedBatchError,
+    NewBatch,
     RecordLog,
     Retention,
     open_log,
@@ -101,6 +102,51 @@ def test_emitters_are_numbered_apart_and_a_gap_is_accepted(
     assert _ids(log, read_ids) == ["a", "b", "c"]
     state = log.stats().emitters["e1"]
     assert (state.last_seq, state.rows, state.dropped) == (5, 2, 3)
+
+
+def test_rows_that_were_overtaken_are_stored_once(
+    log_url: str, make_batch: MakeBatch, read_ids: ReadIds
+) -> None:
+    def deliver(log: RecordLog, first: int, last: int) -> None:
+        log.append(make_batch(_names(first, last)), batch_id=BatchId("e", first, last))
+
+    with contextlib.closing(open_log(log_url)) as log:
+        for first, last in ((9, 12), (17, 20), (3, 4), (11, 18)):
+            deliver(log, first, last)
+        stored = [*range(9, 13), *range(17, 21), 3, 4, *range(13, 17)]
+        assert _ids(log, read_ids) == [f"r{number}" for number in stored]
+    with contextlib.closing(open_log(log_url)) as log:
+        deliver(log, 1, 22)  # all of them, with what was passed over and what is new
+        deliver(log, 1, 22)
+        stored += [1, 2, *range(5, 9), 21, 22]
+        assert _ids(log, read_ids) == [f"r{number}" for number in stored]
+        state = log.stats().emitters["e"]
+        assert (state.last_seq, state.rows, log.stats().rows) == (22, 22, 22)
+
+
+def test_several_batches_go_in_one_go_and_a_wrong_one_goes_alone(
+    log: RecordLog, make_batch: MakeBatch, read_ids: ReadIds
+) -> None:
+    other = make_batch(["z"], version="4", features=3)
+    results = log.append_all(
+        [
+            NewBatch(make_batch(_names(1, 2)), BatchId("e", 1, 2), dropped=1),
+            NewBatch(make_batch(["x"]), BatchId("e", 3, 9)),
+            NewBatch(other, BatchId("f", 1, 1)),
+            NewBatch(make_batch(_names(1, 4)), BatchId("e", 1, 4)),
+            NewBatch(make_batch(_names(3, 3)), BatchId("e", 3, 3)),
+        ]
+    )
+    assert isinstance(results[1], MalformedBatchError)
+    assert [result for result in results if isinstance(result, int)] == [1, 2, 3, 3]
+    assert _ids(log, read_ids) == ["r1", "r2", "z", "r3", "r4"]
+    stats = log.stats()
+    assert (stats.rows, stats.batches) == (5, 3)
+    assert (stats.emitters["e"].last_seq, stats.emitters["e"].dropped) == (4, 1)
+    log.close()
+    closed = log.append_all([NewBatch(make_batch(["y"]), BatchId("g", 1, 1))])
+    assert isinstance(closed[0], LogUnavailableError)
+    assert log.append_all([]) == []
 
 
 @pytest.mark.parametrize(

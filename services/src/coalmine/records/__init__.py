@@ -51,6 +51,7 @@ from coalmine.records._types import (
     Label,
     LabelCounts,
     LogStats,
+    NewBatch,
     Protocol,
     SpoolStats,
 )
@@ -79,6 +80,7 @@ __all__ = [
     "MalformedBatchError",
     "MalformedEventError",
     "MalformedLabelsError",
+    "NewBatch",
     "Protocol",
     "RecordEmitter",
     "RecordLog",

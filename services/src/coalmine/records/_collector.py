@@ -12,12 +12,10 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import AsyncIterator, Iterator, Mapping
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import asdict
 from pathlib import Path
-from typing import ParamSpec, TypeVar
 
 from fastapi import FastAPI, Request, Response
 from fastapi.responses import JSONResponse
@@ -26,10 +24,9 @@ from starlette.routing import Route
 from starlette.types import Receive, Scope, Send
 
 from coalmine.clock import Clock
-from coalmine.records._batches import parse_stream
+from coalmine.records._batch_intake import BatchIntake, Delivery
 from coalmine.records._cloudevents import read_events
 from coalmine.records._collector_metrics import CollectorMetrics
-from coalmine.records._decode import FRAMES_TYPE, parse_frames
 from coalmine.records._errors import (
     LogError,
     LogFullError,
@@ -48,9 +45,6 @@ from coalmine.records._signatures import Signatures
 from coalmine.records._types import BatchId, LabelCounts
 
 __all__ = ["create_collector"]
-
-_P = ParamSpec("_P")
-_T = TypeVar("_T")
 
 _MAX_BODY = 64 * 1024**2
 #: Some fifty million labels; they wait in a temporary file.
@@ -88,23 +82,17 @@ class _Collector:
         self._labels = LabelIntake(log, clock=clock)
         self._clock = clock
         self._metrics = metrics
+        self._batches = BatchIntake(log)
         self._waiting = 0
-        # Threads of its own: appends must not queue behind others' blocking work.
-        self._threads = ThreadPoolExecutor(4, thread_name_prefix="coalmine-collector")
 
-    async def append(self, request: Request) -> int:
-        batch_id = _batch_id(request)
-        dropped = _dropped(request)
-        body = await _body(request)
-        kind = request.headers.get("content-type", "")
-        if self._waiting and self._waiting + len(body) > _MAX_WAITING:
-            raise _BehindError("the log is behind; keep the records and send them again")
-        self._waiting += len(body)
-        try:
-            with self._metrics.appending():
-                offset = await self._run(self._append, body, kind, batch_id, dropped)
-        finally:
-            self._waiting -= len(body)
+    async def append(self, scope: Scope, receive: Receive) -> int:
+        headers = dict(scope["headers"])
+        batch_id = _batch_id(headers)
+        dropped = _dropped(headers)
+        body = await _body(Request(scope, receive))
+        kind = headers.get(b"content-type", b"").decode("latin-1").partition(";")[0].strip()
+        with self._waiting_for(len(body)), self._metrics.appending():
+            offset = await self._batches.append(Delivery(body, kind.lower(), batch_id, dropped))
         self._metrics.appended(batch_id.rows)
         return offset
 
@@ -135,23 +123,15 @@ class _Collector:
             self._waiting -= size
 
     async def stats(self) -> dict[str, object]:
-        return asdict(await self._run(self._log.stats))
+        return asdict(await asyncio.to_thread(self._log.stats))
 
     async def exposition(self) -> bytes:
-        self._metrics.sized(await self._run(self._log.stats))
+        self._metrics.sized(await asyncio.to_thread(self._log.stats))
         return generate_latest(self._metrics.registry)
 
     def close(self) -> None:
-        self._threads.shutdown(wait=True)
-
-    async def _run(self, function: Callable[_P, _T], *args: _P.args, **kwargs: _P.kwargs) -> _T:
-        call = asyncio.get_running_loop().run_in_executor
-        return await call(self._threads, lambda: function(*args, **kwargs))
-
-    def _append(self, body: bytes, kind: str, batch_id: BatchId, dropped: int) -> int:
-        is_frames = kind == FRAMES_TYPE  # as an emitter has them; others send Arrow
-        batch = parse_frames(body, rows=batch_id.rows) if is_frames else parse_stream(body)
-        return self._log.append(batch, batch_id=batch_id, dropped=dropped)
+        """Append what waits. Blocks."""
+        self._batches.close()
 
 
 class _AppendRoute:
@@ -163,7 +143,7 @@ class _AppendRoute:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         with self._metrics.counting("records"):
-            offset = await self._collector.append(Request(scope, receive))
+            offset = await self._collector.append(scope, receive)
         body = b'{"offset":%d}' % offset
         headers = [(b"content-type", b"application/json"), (b"content-length", b"%d" % len(body))]
         await send({"type": "http.response.start", "status": 200, "headers": headers})
@@ -251,15 +231,15 @@ async def _parts(request: Request, *, limit: int) -> AsyncIterator[bytes]:
         yield part
 
 
-def _batch_id(request: Request) -> BatchId:
+def _batch_id(headers: Mapping[bytes, bytes]) -> BatchId:
     try:
-        return BatchId.parse(request.headers.get("x-coalmine-batch", ""))
+        return BatchId.parse(headers.get(b"x-coalmine-batch", b"").decode("latin-1"))
     except ValueError as error:
         raise MalformedBatchError(f"x-coalmine-batch: {error}") from error
 
 
-def _dropped(request: Request) -> int:
-    text = request.headers.get("x-coalmine-dropped", "0")
+def _dropped(headers: Mapping[bytes, bytes]) -> int:
+    text = headers.get(b"x-coalmine-dropped", b"0").decode("latin-1")
     if not (text.isascii() and text.isdigit() and len(text) <= 18):
         raise MalformedBatchError(f"x-coalmine-dropped: {text[:80]!r} is not a count")
     return int(text)

@@ -9,7 +9,8 @@ from typing import Protocol as _Protocol
 from urllib.parse import parse_qs
 
 from coalmine.clock import SYSTEM_CLOCK, Clock
-from coalmine.records._types import BatchId, Label, LabelCounts, LogStats
+from coalmine.records._errors import LogError, MalformedBatchError
+from coalmine.records._types import BatchId, Label, LabelCounts, LogStats, NewBatch
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -54,6 +55,10 @@ class RecordLog(_Protocol):
         such rows the answer is the offset of the emitter's newest batch. `dropped` is the emitter's
         count of rows it could not keep so far.
         """
+        ...
+
+    def append_all(self, batches: Sequence[NewBatch]) -> list[int | MalformedBatchError | LogError]:
+        """Store batches durably in one go: for each what `append` returns, or would raise."""
         ...
 
     def read(

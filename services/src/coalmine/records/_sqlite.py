@@ -18,6 +18,7 @@ import pyarrow.compute as pc
 
 from coalmine.clock import SYSTEM_CLOCK, Clock
 from coalmine.records._batches import pack, unpack
+from coalmine.records._errors import LogError, MalformedBatchError
 from coalmine.records._expiry import expire
 from coalmine.records._fingerprints import KnownRequests
 from coalmine.records._labels import common_classes, join_labels, refresh, store_labels
@@ -26,7 +27,14 @@ from coalmine.records._schema import BASE_FIELDS
 from coalmine.records._sqlite_append import Append, Appender
 from coalmine.records._sqlite_schema import connect, create_tables, key_of, offset_of, span_of
 from coalmine.records._sqlite_transaction import transaction, translated
-from coalmine.records._types import BatchId, EmitterState, Label, LabelCounts, LogStats
+from coalmine.records._types import (
+    BatchId,
+    EmitterState,
+    Label,
+    LabelCounts,
+    LogStats,
+    NewBatch,
+)
 
 __all__ = ["SqliteRecordLog"]
 
@@ -64,9 +72,26 @@ class SqliteRecordLog:
         self, batch: pa.RecordBatch, *, batch_id: BatchId, key: str | None = None, dropped: int = 0
     ) -> int:
         """See `RecordLog.append`."""
-        packed = pack(batch, batch_id)
-        partition = self.partition_of(packed.model_name if key is None else key)
-        return self._appender.append(Append(batch, batch_id, packed, partition, dropped))
+        (result,) = self.append_all([NewBatch(batch, batch_id, key, dropped)])
+        if isinstance(result, Exception):
+            raise result
+        return result
+
+    def append_all(self, batches: Sequence[NewBatch]) -> list[int | MalformedBatchError | LogError]:
+        """See `RecordLog.append_all`."""
+        results: list[int | MalformedBatchError | LogError] = []
+        group: list[Append] = []
+        for new in batches:
+            try:
+                packed = pack(new.batch, new.batch_id)
+            except MalformedBatchError as error:
+                results.append(error)
+                continue
+            partition = self.partition_of(packed.model_name if new.key is None else new.key)
+            group.append(Append(new, packed, partition))
+            results.append(0)
+        done = iter(self._appender.append(group))
+        return [next(done) if result == 0 else result for result in results]
 
     def read(
         self, after: int, *, limit_rows: int, partition: int = 0, model_version: str | None = None

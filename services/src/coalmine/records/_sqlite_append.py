@@ -1,45 +1,39 @@
 """Appending to the SQLite log: appends that wait for each other share one commit, thus one fsync.
 
-An emitter's high-water mark is stored in the transaction of its batch: whatever is sent again after
-a lost acknowledgement is recognised row by row, in whatever partition it is.
+An emitter's high-water mark is stored in the transaction of its batch, with the rows below it that
+never came: whatever is sent again after a lost acknowledgement is recognised row by row, in
+whatever partition it is.
 """
 
 from __future__ import annotations
 
 import sqlite3
 import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import pyarrow as pa
 
 from coalmine.clock import Clock
 from coalmine.records._batches import PackedBatch, pack
-from coalmine.records._errors import LogError
+from coalmine.records._errors import LogError, LogUnavailableError
+from coalmine.records._sqlite_gaps import fill_gaps, leave_gap
 from coalmine.records._sqlite_schema import key_of, offset_of
 from coalmine.records._sqlite_transaction import transaction, translated
-from coalmine.records._types import BatchId
+from coalmine.records._types import BatchId, NewBatch
 
 __all__ = ["Append", "Appender"]
 
 
 @dataclass(slots=True)
 class Append:
-    """One call of `append`, and what became of it."""
+    """A batch to append, and what became of it."""
 
-    batch: pa.RecordBatch
-    batch_id: BatchId
+    new: NewBatch
     packed: PackedBatch
     partition: int
-    dropped: int
-    offset: int = 0
-    error: LogError | None = None
-
-    @property
-    def is_done(self) -> bool:
-        """Whether some thread has committed it, or tried to."""
-        return self.offset > 0 or self.error is not None
+    result: int | LogError = 0
+    """Its offset, once some thread has committed it; or why that could not be."""
 
 
 class Appender:
@@ -55,88 +49,155 @@ class Appender:
         self._queue: list[Append] = []
         self._schema_ids: dict[bytes, int] = {}
 
-    def append(self, mine: Append) -> int:
-        """Commit it, alone or with others; its offset."""
+    def append(self, mine: Sequence[Append]) -> list[int | LogError]:
+        """Commit them together, and with what others wait to append; what became of each."""
+        if not mine:
+            return []
         with self._queue_lock:
-            self._queue.append(mine)
+            self._queue += mine
         with self._lock:
-            if not mine.is_done:  # else somebody who had the lock before committed it too
+            if mine[-1].result == 0:  # else somebody who had the lock before committed them too
                 with self._queue_lock:
                     group, self._queue = self._queue, []
                 self._commit(group)
-        if mine.error is not None:
-            raise mine.error
-        return mine.offset
+        return [one.result for one in mine]
 
     def _commit(self, group: list[Append]) -> None:
-        offsets: list[int] = []
+        known = dict(self._schema_ids)  # some may be rolled back
         try:
-            with translated(), self._undoing(), transaction(self._connection):
-                for one in group:
-                    offsets.append(self._insert(one))
+            with translated(), transaction(self._connection):
+                offsets = _Group(self._connection, known, now=self._clock.time()).insert(group)
         except LogError as error:
             for one in group:
-                one.error = error
-        else:
-            for one, offset in zip(group, offsets, strict=True):
-                one.offset = offset
-
-    @contextmanager
-    def _undoing(self) -> Iterator[None]:
-        try:
-            yield
+                one.result = error
         except BaseException:
-            self._schema_ids.clear()  # some may have been rolled back
+            for one in group:  # who waits for the lock must not take it for done
+                one.result = LogUnavailableError("appending broke off")
             raise
+        else:
+            self._schema_ids = known
+            for one, offset in zip(group, offsets, strict=True):
+                one.result = offset
 
-    def _insert(self, one: Append) -> int:
-        emitter, first, last = one.batch_id
-        row = self._connection.execute(
-            "SELECT last_seq, last_key FROM emitters WHERE id = ?", (emitter,)
-        ).fetchone()
-        last_seq, key = (0, 0) if row is None else row
-        packed = one.packed
-        if first <= last_seq < last:
-            tail = one.batch.slice(last_seq + 1 - first)
-            packed = pack(tail, BatchId(emitter, last_seq + 1, last))
-        if last > last_seq:
-            key = self._insert_batch(packed, one.partition)
-        self._connection.execute(
+
+@dataclass(slots=True)
+class _Emitter:
+    """What a group makes of an emitter's row."""
+
+    last_seq: int
+    last_key: int
+    rows: int = 0
+    """Appended by the group."""
+
+    dropped: int = 0
+
+
+class _Group:
+    """Appends of one transaction: rows that several of them touch are written once."""
+
+    def __init__(
+        self, connection: sqlite3.Connection, schema_ids: dict[bytes, int], *, now: float
+    ) -> None:
+        self._connection = connection
+        self._schema_ids = schema_ids
+        self._now = now
+        self._emitters: dict[str, _Emitter] = {}
+        self._ends: dict[int, int] = {}
+        self._rows: list[tuple[object, ...]] = []
+
+    def insert(self, group: Sequence[Append]) -> list[int]:
+        """Insert them all; the offset of each."""
+        offsets = [offset_of(self._take(one)) for one in group]
+        run = self._connection.executemany
+        run(
+            "INSERT INTO batches (key, schema_id, model_version, arm, rows, bytes, min_time,"
+            " max_time, appended_at, requests, body)"
+            " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+            self._rows,
+        )
+        run(
             "INSERT INTO emitters (id, last_seq, last_key, rows, dropped) VALUES (?, ?, ?, ?, ?)"
             " ON CONFLICT (id) DO UPDATE SET last_seq = excluded.last_seq,"
             " last_key = excluded.last_key, rows = rows + excluded.rows,"
             " dropped = max(dropped, excluded.dropped)",
-            (emitter, max(last, last_seq), key, max(0, last - max(last_seq, first - 1)),
-             one.dropped),
-        )  # fmt: skip
-        return offset_of(key)
-
-    def _insert_batch(self, packed: PackedBatch, partition: int) -> int:
-        execute = self._connection.execute
-        (offset,) = execute(
-            "SELECT end_offset + 1 FROM partitions WHERE id = ?", (partition,)
-        ).fetchone()
-        execute("UPDATE partitions SET end_offset = ? WHERE id = ?", (offset, partition))
-        key, size = key_of(partition, offset), len(packed.body)
-        execute(
-            "INSERT INTO batches (key, schema_id, model_version, arm, rows, bytes, min_time,"
-            " max_time, appended_at, requests, body)"
-            " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
-            (key, self._schema_id(packed.schema), packed.model_version, packed.arm, packed.rows,
-             size, packed.min_time, packed.max_time, self._clock.time(), packed.requests,
-             packed.body),
-        )  # fmt: skip
-        execute(
-            "UPDATE totals SET rows = rows + ?, batches = batches + 1, bytes = bytes + ?",
-            (packed.rows, size),
+            [
+                (name, emitter.last_seq, emitter.last_key, emitter.rows, emitter.dropped)
+                for name, emitter in self._emitters.items()
+            ],
         )
+        run(
+            "UPDATE partitions SET end_offset = ? WHERE id = ?",
+            [(end, partition) for partition, end in self._ends.items()],
+        )
+        self._connection.execute(
+            "UPDATE totals SET rows = rows + ?, batches = batches + ?, bytes = bytes + ?",
+            (
+                sum(emitter.rows for emitter in self._emitters.values()),
+                len(self._rows),
+                sum(len(row[-1]) for row in self._rows if isinstance(row[-1], bytes)),
+            ),
+        )
+        return offsets
+
+    def _take(self, one: Append) -> int:
+        """The key of its batch, or of its emitter's newest if all its rows are there already."""
+        batch_id = one.new.batch_id
+        emitter = self._emitter(batch_id.emitter)
+        emitter.dropped = max(emitter.dropped, one.new.dropped)
+        runs = self._new_rows(batch_id, emitter)
+        if runs:
+            packed = one.packed
+            if runs != [(batch_id.first, batch_id.last)]:
+                packed = pack(_part(one.new.batch, runs, first=batch_id.first))
+            emitter.last_key = self._place(packed, one.partition)
+            emitter.last_seq = max(emitter.last_seq, batch_id.last)
+            emitter.rows += packed.rows
+        return emitter.last_key
+
+    def _new_rows(self, batch_id: BatchId, emitter: _Emitter) -> list[tuple[int, int]]:
+        """Those of a batch that are not in the log, as first and last of each run."""
+        name, first, last = batch_id
+        runs: list[tuple[int, int]] = []
+        if first <= emitter.last_seq:
+            runs = fill_gaps(self._connection, name, first, min(last, emitter.last_seq))
+        elif first > emitter.last_seq + 1:
+            leave_gap(self._connection, name, emitter.last_seq + 1, first - 1)
+        if last > emitter.last_seq:
+            runs.append((max(first, emitter.last_seq + 1), last))
+        return runs
+
+    def _emitter(self, name: str) -> _Emitter:
+        if name not in self._emitters:
+            row = self._connection.execute(
+                "SELECT last_seq, last_key FROM emitters WHERE id = ?", (name,)
+            ).fetchone()
+            self._emitters[name] = _Emitter(*(row or (0, 0)))
+        return self._emitters[name]
+
+    def _place(self, packed: PackedBatch, partition: int) -> int:
+        if partition not in self._ends:
+            (self._ends[partition],) = self._connection.execute(
+                "SELECT end_offset FROM partitions WHERE id = ?", (partition,)
+            ).fetchone()
+        self._ends[partition] += 1
+        key = key_of(partition, self._ends[partition])
+        self._rows.append(
+            (key, self._schema_id(packed.schema), packed.model_version, packed.arm, packed.rows,
+             len(packed.body), packed.min_time, packed.max_time, self._now, packed.requests,
+             packed.body)
+        )  # fmt: skip
         return key
 
     def _schema_id(self, schema: bytes) -> int:
-        known = self._schema_ids.get(schema)
-        if known is None:
+        if schema not in self._schema_ids:
             execute = self._connection.execute
             execute("INSERT OR IGNORE INTO schemas (body) VALUES (?)", (schema,))
-            (known,) = execute("SELECT id FROM schemas WHERE body = ?", (schema,)).fetchone()
-            self._schema_ids[schema] = known
-        return int(known)
+            (found,) = execute("SELECT id FROM schemas WHERE body = ?", (schema,)).fetchone()
+            self._schema_ids[schema] = int(found)
+        return self._schema_ids[schema]
+
+
+def _part(batch: pa.RecordBatch, runs: Sequence[tuple[int, int]], *, first: int) -> pa.RecordBatch:
+    """The rows of a batch whose numbers are in `runs`; `first` is the number of its first."""
+    pieces = [batch.slice(low - first, high - low + 1) for low, high in runs]
+    return pieces[0] if len(pieces) == 1 else pa.concat_batches(pieces)

@@ -51,6 +51,14 @@ CREATE TABLE IF NOT EXISTS emitters (
     dropped INTEGER NOT NULL
 ) WITHOUT ROWID;
 
+-- Rows below an emitter's `last_seq` that never came.
+CREATE TABLE IF NOT EXISTS gaps (
+    emitter TEXT NOT NULL,
+    first INTEGER NOT NULL,
+    last INTEGER NOT NULL,
+    PRIMARY KEY (emitter, first)
+) WITHOUT ROWID;
+
 CREATE TABLE IF NOT EXISTS labels (
     offset INTEGER PRIMARY KEY AUTOINCREMENT,
     request_id TEXT NOT NULL,

@@ -5,9 +5,12 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from numpy.typing import NDArray
+
+if TYPE_CHECKING:
+    import pyarrow as pa
 
 __all__ = [
     "CALLER_BLOCKS",
@@ -20,6 +23,7 @@ __all__ = [
     "Label",
     "LabelCounts",
     "LogStats",
+    "NewBatch",
     "Protocol",
     "SpoolStats",
 ]
@@ -150,12 +154,24 @@ class BatchId(NamedTuple):
         return f"{self.emitter}:{self.first}-{self.last}"
 
 
+class NewBatch(NamedTuple):
+    """A batch on its way into a log."""
+
+    batch: pa.RecordBatch
+    batch_id: BatchId
+    key: str | None = None
+    """What decides on its partition; None: its model's name."""
+
+    dropped: int = 0
+    """Rows that its emitter could not keep so far."""
+
+
 @dataclass(frozen=True, slots=True)
 class EmitterState:
     """What the log knows of one emitter."""
 
     last_seq: int
-    """Newest row in the log; rows up to here are never stored again."""
+    """Newest row in the log; of those up to here only what was passed over is stored still."""
 
     rows: int
     """Rows ever appended, retained or not."""
