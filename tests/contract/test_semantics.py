@@ -94,6 +94,7 @@ MISTAKES: dict[str, Callable[[Request], None]] = {
     "wrong-shape": _set(FEATURES, shape=[4, 2]),
     "negative-size": _set(FEATURES, shape=[-2, 4]),
     "overflowing-size": _set(FEATURES, shape=[2**62, 4]),
+    "hollow": _set(FEATURES, shape=[0, 2**62], data=[]),
     "too-few-values": _set(FEATURES, data=[1, 2, 3, 4, 5, 6, 7]),
     "too-many-values": _set(FEATURES, data=[1, 2, 3, 4, 5, 6, 7, 8, 9]),
     "other-batch": _set(COUNT, shape=[3], data=[1, 2, 3]),

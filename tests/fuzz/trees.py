@@ -147,6 +147,7 @@ def _odd(rng: Rng) -> Any:
             lambda: Raw(b'{"a":' * depth + b"1" + b"}" * depth),
             lambda: [rng.choice([0, 1.5, "a", None, True])] * rng.choice([2, 1000, 20_000]),
             lambda: [0, 2**32, 2**32, 2**32],
+            lambda: rng.sample([0, rng.choice([2**20, 2**40, 2**62, 2**63])], 2),
             lambda: [1] * rng.choice([5, 33, 70]),
         )
     )()

@@ -214,3 +214,31 @@ def test_any_json_is_taken_or_refused(
 ) -> None:
     with contextlib.suppress(ProtocolError):
         decode_v2(json.dumps(content).encode() + tail, SIGNATURE, json_length=json_length)
+
+
+@pytest.mark.parametrize("datatype", ["FP32", "BYTES"])
+@pytest.mark.parametrize(
+    "shape", [[0, 2**62], [0, 2**63], [2**62, 0], [2**63, 0], [2**40, 0], [4097, 0]]
+)
+@pytest.mark.parametrize("binary", [False, True])
+def test_a_tensor_without_values_cannot_claim_to_be_large(
+    datatype: str, shape: list[int], *, binary: bool
+) -> None:
+    free = Signature((TensorSpec("x", datatype, (-1, -1)),), ())
+    fixed = Signature((TensorSpec("x", datatype, (-1, 2)),), ())
+    values: dict[str, Any] = {"data": []}
+    if binary:
+        values = {"parameters": {"binary_data_size": 0}}
+    body = request({"name": "x", "datatype": datatype, "shape": shape, **values})
+    for signature in (free, fixed):
+        with pytest.raises(ProtocolError, match="shape"):
+            decode_v2(body, signature, json_length=len(body) if binary else None)
+
+
+@pytest.mark.parametrize("shape", [[0, 5], [0, 2**31], [7, 0], [4096, 0], [0, 0]])
+def test_a_tensor_may_have_no_values(shape: list[int]) -> None:
+    signature = Signature((TensorSpec("x", "FP32", (-1, -1)),), ())
+    body = request({"name": "x", "datatype": "FP32", "shape": shape, "data": []})
+    call = decode_v2(body, signature)
+    assert call.rows == shape[0]
+    assert list(call.tensors["x"].shape) == shape

@@ -138,6 +138,73 @@ def test_chunked_and_expected(wire: Wire) -> None:
     assert wire.file.read() == b""
 
 
+ROW = b'{"instances": [[1, 2, 3, 4]]}'
+PREDICT = b"POST /v1/models/toy:predict HTTP/1.%d\r\nhost: x\r\n%bcontent-length: %d \r\n\r\n%b"
+
+
+@pytest.mark.parametrize("piece", [1, 7, 10_000])
+@pytest.mark.parametrize("minor", [0, 1])
+@pytest.mark.parametrize(
+    "offer",
+    [
+        b"Upgrade: h2c\r\nConnection: Upgrade, HTTP2-Settings\r\nHTTP2-Settings: AAMAAABk\r\n",
+        b"UPGRADE:websocket \r\nCONNECTION:UPGRADE\r\n",
+    ],
+)
+def test_an_offer_of_another_protocol_is_passed_over(
+    wire: Wire, offer: bytes, minor: int, piece: int
+) -> None:
+    """Wherever its head begins and ends, and whatever follows."""
+    good = PREDICT % (1, b"", len(ROW), ROW)
+    sent = good + PREDICT % (1, offer, len(ROW), ROW) + PREDICT % (minor, offer, len(ROW), ROW)
+    for at in range(0, len(sent), piece):
+        wire.socket.sendall(sent[at : at + piece])
+    for _ in range(3):
+        status, _, body = wire.answer()
+        assert status == 200
+        assert b"predictions" in body
+    if minor:
+        wire.socket.sendall(good)
+        assert wire.answer()[0] == 200
+    else:
+        assert wire.file.read() == b""
+
+
+def test_space_behind_a_value_is_not_part_of_it(wire: Wire) -> None:
+    request, _ = binary(2, 5)
+    request = request.replace(b"\r\ncontent-length", b" \t\r\nContent-Length")
+    wire.socket.sendall(request)
+    assert wire.answer()[0] == 200
+    head, _, body = request.partition(b"\r\n\r\n")
+    wire.socket.sendall(head + b"\r\nexpect: 100-continue \r\n\r\n")
+    assert wire.file.readline() == b"HTTP/1.1 100 Continue\r\n"
+    wire.file.readline()
+    wire.socket.sendall(body)
+    assert wire.answer()[0] == 200
+
+
+@pytest.mark.parametrize(
+    "rubbish",
+    [b"\0\r\n\r\n", INFER + b"content-length: -1\r\n\r\n", INFER + b"x: " + b"a" * 70_000],
+)
+def test_what_is_not_a_request_is_answered_after_those_before_it(
+    wire: Wire, rubbish: bytes
+) -> None:
+    """An error in front of their answers would be taken for one of them."""
+    wire.socket.sendall(PREDICT % (1, b"", len(ROW), ROW) * 3 + rubbish)
+    for _ in range(3):
+        assert wire.answer()[0] == 200
+    said = wire.file.read()
+    assert said == b"" or said.startswith((b"HTTP/1.1 400 ", b"HTTP/1.1 431 "))
+
+
+def test_what_is_not_a_request_is_refused_in_words(wire: Wire) -> None:
+    wire.socket.sendall(INFER + b"content-length: -1\r\n\r\n")
+    status, _, body = wire.answer()
+    assert status == 400
+    assert json.loads(body)["error"]
+
+
 def test_half_closed_and_of_http_1_0(served: Any) -> None:
     request, _ = binary(3, 5)
     old = request.replace(b"HTTP/1.1", b"HTTP/1.0", 1)

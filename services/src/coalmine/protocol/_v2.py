@@ -34,6 +34,8 @@ UNSUPPORTED = {
     "shared_memory_region": "send the tensor in the request",
     "sequence_id": "models keep no state between requests",
 }
+#: What the free sizes of a tensor without values may come to: with rows, and without.
+_HOLLOW, _NO_ROWS = 4096, 2**31
 
 
 class EncodedReply(NamedTuple):
@@ -136,7 +138,27 @@ def parse_shape(shape: Any, spec: TensorSpec) -> list[int]:
             if len(shape) < 10
             else f"input {spec.name!r}: has {len(shape)} dimensions, not {len(spec.shape)}"
         )
+    if 0 in shape:
+        _check_hollow(shape, spec)
     return shape
+
+
+def _check_hollow(shape: list[int], spec: TensorSpec) -> None:
+    """Refuse what only says that it is large: a tensor without values costs nothing to send.
+
+    A model would still make as many rows of output as it claims, and numpy has a largest size even
+    for nothing. A batch of no rows is not run, and so may say more.
+    """
+    claimed = 1
+    for want, size in zip(spec.shape, shape, strict=True):
+        if want == -1:
+            claimed *= size or 1
+        elif want != size:
+            raise SignatureError(
+                f"input {spec.name!r}: shape {shape} does not fit {list(spec.shape)}"
+            )
+    if claimed > (_HOLLOW if shape[0] else _NO_ROWS):
+        raise SignatureError(f"input {spec.name!r}: shape {shape} is too large for no values")
 
 
 def parse_timeout(microseconds: Any) -> float:

@@ -85,7 +85,7 @@ class DirectProtocol(LimitedProtocol):
 
     def on_headers_complete(self) -> None:
         """Answer inference directly, and the rest by the application."""
-        if not self._head_fits():
+        if not self._takes_head():
             return
         cycle = self.cycle
         if (cycle is None or cycle.response_complete) and not self.expect_100_continue:
@@ -108,6 +108,8 @@ class DirectProtocol(LimitedProtocol):
 
     def on_message_complete(self) -> None:
         """The body is there."""
+        if self._offered:
+            return
         call, self._call = self._call, None
         if call is not None:
             call.complete()
@@ -126,6 +128,8 @@ class DirectProtocol(LimitedProtocol):
             if not self.flow.write_paused:
                 self.flow.resume_reading()
             self._idle = True
+        if self._ending:
+            self.transport.close()
 
     def check(self, now: float) -> None:
         """Close what is idle for too long."""
@@ -175,8 +179,7 @@ class DirectProtocol(LimitedProtocol):
     def body_received(self, call: DirectCall) -> None:
         """A body has come in place; what follows is the next request."""
         self.transport.set_protocol(self)
-        self.parser = httptools.HttpRequestParser(self)
-        self.parser.set_dangerous_leniencies(lenient_data_after_close=True)
+        self.begin_parsing()
         self._call = None
         call.complete()
 

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-import re
 from typing import Any, Protocol, cast
 
+import httptools
+import orjson
 import uvicorn
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 from uvicorn.server import ServerState
@@ -22,7 +23,6 @@ _HEAD_SECONDS = 10.0
 _SWEEPS = 4
 #: Of a body that are held before the application is asked whether it takes more.
 _BODY_BYTES = 1024**2
-_UPGRADE = re.compile(rb"\r\nupgrade[ \t]*:", re.IGNORECASE)
 
 
 class Checked(Protocol):
@@ -53,7 +53,8 @@ class LimitedConfig(uvicorn.Config):
 class LimitedProtocol(HttpToolsProtocol):
     """uvicorn's HTTP/1.1 for clients that may be slow, large, or many."""
 
-    _in_head = False
+    _in_head = _ending = False
+    _offered = b""
     _head = 0
     _seen = 0
     _waiting: tuple[bool, object] | None = None
@@ -77,24 +78,45 @@ class LimitedProtocol(HttpToolsProtocol):
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
-        """Count what has come of a head that is not complete."""
-        if (self.cycle is None or not self.cycle.more_body) and _offers_upgrade(data):
-            data = _without_upgrade(data)
+        """As uvicorn; the head's size is counted, and an offer to change protocols passed over."""
+        if self._ending:
+            return
         self._seen = len(data)
-        super().data_received(data)
+        self._unset_keepalive_if_required()
+        while data:
+            try:
+                self.parser.feed_data(data)
+                break
+            except httptools.HttpParserUpgrade as offer:
+                again, self._offered = self._offered, b""
+                if again:  # the parser takes this for the end of what it reads
+                    self.begin_parsing()
+                data = again + data[offer.args[0] :]
+            except httptools.HttpParserError:
+                self._refuse(400, "what came is not HTTP/1.1")
+                return
         if self._in_head:
-            self._head += len(data)
+            self._head += self._seen
             if self._head > _HEAD_BYTES:
-                self._refuse(431)
+                self._refuse(431, "the head is too large")
+
+    def begin_parsing(self) -> None:
+        """Parse what comes as the beginning of a request."""
+        self.parser = httptools.HttpRequestParser(self)
+        self.parser.set_dangerous_leniencies(lenient_data_after_close=True)
 
     def on_message_begin(self) -> None:
         """A head begins."""
         self._in_head, self._head = True, 0
         super().on_message_begin()
 
+    def on_header(self, name: bytes, value: bytes) -> None:
+        """Space around a value is none of it; the parser leaves what follows it."""
+        super().on_header(name, value.rstrip(b" \t"))
+
     def on_headers_complete(self) -> None:
         """Refuse a head that is too large although it came in one piece."""
-        if self._head_fits():
+        if self._takes_head():
             self._in_head = False
             super().on_headers_complete()
 
@@ -110,8 +132,15 @@ class LimitedProtocol(HttpToolsProtocol):
 
     def on_message_complete(self) -> None:
         """A refused request ends too."""
-        if self.cycle is not None:
+        if self.cycle is not None and not self._offered:
             super().on_message_complete()
+
+    def on_response_complete(self) -> None:
+        """Close, if what followed the request is nothing that can be answered."""
+        is_last = not self.pipeline
+        super().on_response_complete()
+        if self._ending and is_last:
+            self.transport.close()
 
     def check(self, now: float) -> None:
         """Close if the client has been sending one request for too long."""
@@ -128,42 +157,49 @@ class LimitedProtocol(HttpToolsProtocol):
         if not waiting[0]:
             limit = min(limit, _HEAD_SECONDS)
         if now - self._since > limit:
-            self._refuse(408)
+            self._refuse(408, "the request did not arrive in time")
 
-    def _head_fits(self) -> bool:
-        """Whether the head is no larger than it may be; refused if not."""
+    def _takes_head(self) -> bool:
+        """Whether to answer the head that is there: not if it is too large, nor if it comes again.
+
+        Some clients (Java's, curl's) offer HTTP/2 with every request. A server is free to pass over
+        that, but the parser takes the body for the other protocol's: it is given the head once more
+        without the offer.
+        """
         if self._head + self._seen > _HEAD_BYTES:  # else there was not so much
             size = sum(len(name) + len(value) for name, value in self.headers) + len(self.url)
         else:
             size = 0
         if size > _HEAD_BYTES or len(self.headers) > _HEADERS:
-            self._refuse(431)
+            self._refuse(431, "the head is too large")
+            return False
+        if self.parser.should_upgrade() and self.parser.get_method() != b"CONNECT":
+            version = self.parser.get_http_version().encode()
+            lines = [b"%b %b HTTP/%b" % (self.parser.get_method(), self.url, version)]
+            lines += [b"%b: %b" % field for field in self.headers if field[0] != b"upgrade"]
+            self._offered = b"\r\n".join([*lines, b"", b""])
             return False
         return True
 
-    def _refuse(self, status: int) -> None:
-        if self.transport.is_closing():
+    def _refuse(self, status: int, why: str) -> None:
+        """Answer what has begun to come with an error, and close."""
+        if self._ending or self.transport.is_closing():
             return
-        if self._in_head or (self.cycle is not None and not self.cycle.response_started):
-            end = b"content-length: 0\r\nconnection: close\r\n\r\n"
-            self.transport.write(STATUS_LINE[status] + end)
+        cycle = self.cycle
+        is_body = not self._in_head and cycle is not None and cycle.more_body
+        if self.pipeline or not (is_body or cycle is None or cycle.response_complete):
+            # Another request waits for its answer, and would take this one for it.
+            self._ending = True
+            if self.pipeline and is_body:
+                self.pipeline.popleft()
+            self.flow.pause_reading()
+            return
+        if not is_body or not cycle.response_started:
+            body = orjson.dumps({"error": why})
+            size = b"content-length: %d\r\nconnection: close\r\n\r\n" % len(body)
+            kind = b"content-type: application/json\r\n"
+            self.transport.write(b"".join((STATUS_LINE[status], kind, size, body)))
         self.transport.close()
-
-
-def _offers_upgrade(data: bytes) -> bool:
-    """Whether the head that the data begin with may offer to change protocols."""
-    end = data.find(b"\r\n\r\n", 0, _HEAD_BYTES)
-    return data.find(b"pgrade", 0, _HEAD_BYTES if end < 0 else end) >= 0
-
-
-def _without_upgrade(data: bytes) -> bytes:
-    """The data without the offer to change protocols, in the head that it begins with.
-
-    Some clients (Java's, curl's) offer HTTP/2 with every request. A server is free to pass over
-    that, but uvicorn's parser takes the body for the other protocol's, and loses it.
-    """
-    head, end, rest = data.partition(b"\r\n\r\n")
-    return _UPGRADE.sub(b"\r\nx-upgrade:", head) + end + rest
 
 
 async def sweep(config: LimitedConfig, state: ServerState) -> None:
