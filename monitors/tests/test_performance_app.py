@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import re
 from typing import Any
 
@@ -11,7 +12,7 @@ import pytest
 from coalmine.records import Label
 from coalmine_monitors import create_performance_app
 
-from .conftest import truth_of
+from .conftest import CLASSES, truth_of
 
 
 def app_of(world: Any, service: Any, state: str = "performance.db") -> Any:
@@ -359,6 +360,58 @@ async def test_a_window_is_scored_when_its_labels_are_mature(
     scored = [window for window in late["windows"] if window["mature"]]
     assert sum(window["labelled"] for window in scored) == 1600
     assert all(window["metrics"]["accuracy"]["value"] > 0.7 for window in scored)
+
+
+async def judged(client: Any) -> Any:
+    """The incidents once all that was sent, to the last record, is judged."""
+    for _ in range(300):
+        shown = await client.json("/v1/performance")
+        if shown["evaluated_to"] >= client.world.now - 1e-6:
+            return (await client.json("/v1/incidents"))["incidents"]
+        await asyncio.sleep(0.2)
+    raise AssertionError("the monitor does not get to the end of the log")
+
+
+async def test_what_fails_early_and_is_labelled_first_opens_no_incident(
+    world: Any, make_service: Any, run_app: Any
+) -> None:
+    world.deploy(accuracy=0.95)
+    service = make_service(performance={"maturity": 60})
+    late = []
+    for _ in range(8):
+        sent = world.send(100, right=0.95)
+        failed: list[Label] = []
+        said = (world.sent_rows[:, :, 0] > 1).astype(int).tolist()
+        for (name, true), answers in zip(sent, said, strict=True):
+            for row, (klass, answer) in enumerate(zip(true, answers, strict=True)):
+                label = Label(name, CLASSES[klass], world.now, row)
+                (late if klass == answer else failed).append(label)
+        world.log.put_labels(failed)
+    async with run_app(app_of(world, make_service(), state="at-once.db")) as client:
+        (hasty,) = (await client.settled())["incidents"]
+        assert hasty["summary"].startswith("accuracy is")
+    for path in world.root.glob("at-once.db*"):
+        path.unlink()  # nobody waits for it any more
+    async with run_app(app_of(world, service)) as client:
+        assert await judged(client) == []
+        world.log.put_labels([label._replace(time=world.now) for label in late])
+        world.now += 61
+        world.send(1)
+        assert await judged(client) == []
+    since = world.now
+    for _ in range(14):
+        world.label(world.send(100, right=0.7))
+    world.send(1)
+    async with run_app(app_of(world, service)) as client:
+        assert await judged(client) == [], "its labels are young"
+        world.now += 61
+        world.send(1)
+        (incident,) = await judged(client)
+        shown = await client.json("/v1/performance")
+    assert incident["onset_at"] == pytest.approx(since, abs=3)
+    async with run_app(app_of(world, service, state="replayed.db")) as client:
+        assert await judged(client) == [incident]
+        assert await client.json("/v1/performance") == shown
 
 
 async def test_callers_are_added_up_by_block_and_left_out_where_unknown(

@@ -20,6 +20,7 @@ from coalmine_monitors.performance import (
     _callers,
     _estimates,
     _join,
+    _maturity,
     _predictions,
     _scores,
 )
@@ -54,7 +55,7 @@ def create_performance_app(
     """
     spec = service.monitors.performance
     block_s = max(spec.block, _SHORTEST_BLOCK)
-    parts = (_blocks, _callers, _join, _predictions, _estimates, _scores)
+    parts = (_blocks, _callers, _join, _maturity, _predictions, _estimates, _scores)
     store = StateStore(state, tables="".join(part.TABLES for part in parts))
     monitor = PerformanceMonitor(
         spec,

@@ -24,6 +24,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 from scipy import optimize, stats
+from scipy.special import rel_entr
 
 from coalmine.modeldir import Column, ModelCard
 from coalmine_monitors._rows import matrix
@@ -40,10 +41,19 @@ _WINDOWS = 40
 _SMALLEST_WINDOW = 50
 _SMALLEST_REFERENCE = 500
 _LEVEL = 0.95
-#: Labelled rows that are compared with what was expected of them, at a time.
-CHECKED_ROWS = 250
-#: How far off, in standard errors, labels contradict the estimates; and agree again.
-_CONTRADICTED, _AGREED = 3.3, 2.0
+#: Labelled rows that are taken together, when labels are compared with what was expected of them.
+CHECKED_ROWS = 125
+#: The latest so many groups are looked at, 1, 2, ... at a time: much is wrong with few rows, little
+#: with more.
+_LOOK_BACK = 8
+#: How far off, in standard errors, labels contradict the estimates. Of one look that is one in ten
+#: thousand; the eight share rows, so that estimates which are right are doubted once in some 2,500
+#: groups.
+_CONTRADICTED = 3.9
+#: How far off, over so many groups, they agree again.
+_AGREED, _AGREEING = 2.0, 4
+#: Rows that may always be off by luck, however sure the model was.
+_LUCK = 0.25
 
 Floats = NDArray[np.float64]
 
@@ -141,22 +151,37 @@ class Calibration:
         return Estimate(accuracy, max(accuracy - half, 0.0), min(accuracy + half, 1.0))
 
     def distance(self, expected: Expected, correct: int) -> float:
-        """How many standard errors the right answers are off; without a sign."""
-        return abs(correct - expected.right) / max(self._deviation(expected), 1e-9)
+        """How many standard errors the right answers are off; without a sign.
+
+        By the signed root of the deviance, as the errors of a model that is hardly ever wrong are
+        few, and by no means normal. Rows that are wrong together count for fewer.
+        """
+        rows, luck = expected.rows, _LUCK / expected.rows
+        share = min(max(expected.right / rows, luck), 1 - luck)
+        seen = correct / rows
+        deviance = 2 * rows * (rel_entr(seen, share) + rel_entr(1 - seen, 1 - share))
+        alone = rows * share * (1 - share)
+        return float(np.sqrt(max(deviance, 0.0) * alone) / self._deviation(expected))
 
     def _deviation(self, expected: Expected) -> float:
         """Standard deviation of the number of right answers; one may always be off by luck."""
-        chance = max(self.effect * expected.variance, 0.25)
+        chance = max(self.effect * expected.variance, _LUCK)
         return float(np.sqrt(chance + (expected.rows * self.error) ** 2))
 
 
 class EstimateCheck:
-    """Whether the labels that come agree with what was expected of their rows."""
+    """Whether the labels that come agree with what was expected of their rows.
+
+    Labels come in groups of `CHECKED_ROWS`, and the latest 1, 2, ... groups are looked at together,
+    so that much is noticed at once and less a little later.
+    """
 
     def __init__(self, calibration: Calibration) -> None:
         self._calibration = calibration
         self._expected = Expected()
         self._correct = 0
+        self._groups: tuple[tuple[Expected, int], ...] = ()
+        """What was expected and what came, the latest last, since the last verdict."""
         self.valid = True
         """False while labels contradict the estimates."""
 
@@ -166,18 +191,39 @@ class EstimateCheck:
         self._correct += correct
         if self._expected.rows < CHECKED_ROWS:
             return
-        off = self._calibration.distance(self._expected, self._correct)
-        self.valid = off < (_CONTRADICTED if self.valid else _AGREED)
+        self._groups = (*self._groups, (self._expected, self._correct))[-_LOOK_BACK:]
         self._expected, self._correct = Expected(), 0
+        off = self._distances()
+        if self.valid:
+            changed = max(off) > _CONTRADICTED
+        else:
+            changed = len(off) >= _AGREEING and max(off[_AGREEING - 1 :]) < _AGREED
+        if changed:
+            self.valid, self._groups = not self.valid, ()
+
+    def _distances(self) -> list[float]:
+        """Of the latest 1, 2, ... groups together."""
+        off, expected, correct = [], Expected(), 0
+        for more, right in reversed(self._groups):
+            expected, correct = expected.plus(more), correct + right
+            off.append(self._calibration.distance(expected, correct))
+        return off
 
     def state(self) -> dict[str, Any]:
         """Everything that `restore` needs, for JSON."""
-        return {"expected": self._expected, "correct": self._correct, "valid": self.valid}
+        return {
+            "expected": self._expected,
+            "correct": self._correct,
+            "groups": self._groups,
+            "valid": self.valid,
+        }
 
     def restore(self, state: Mapping[str, Any]) -> None:
         """Become the check that gave `state`."""
         self._expected = Expected(*state["expected"])
         self._correct = int(state["correct"])
+        groups = state.get("groups", ())
+        self._groups = tuple((Expected(*expected), int(correct)) for expected, correct in groups)
         self.valid = bool(state["valid"])
 
 

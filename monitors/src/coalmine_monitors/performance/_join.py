@@ -27,7 +27,9 @@ __all__ = [
     "Scored",
     "forget",
     "join",
+    "joined_from",
     "score_by_block",
+    "scored",
 ]
 
 TABLES = """
@@ -188,32 +190,44 @@ def join(
         for pair, outcome in _pairs(rows, block_s=block_s):
             pairs.setdefault(pair, Counter())[outcome] += sign
     known = {(row.request_id, row.row, row.arm) for row in before}
-    scored = [
-        Scored(
-            version=row.version,
-            arm=row.arm,
-            time=row.time,
-            label_time=row.label_time,
-            label_offset=row.label_offset,
-            correct=bool(row.correct),
-            chance=row.chance,
-            joined=row,
-        )
-        for row in after
-        if (row.request_id, row.row, row.arm) not in known
-    ]
-    return Joined(labelled, correct, pairs, scored, before, after)
+    fresh = [scored(row) for row in after if (row.request_id, row.row, row.arm) not in known]
+    return Joined(labelled, correct, pairs, fresh, before, after)
+
+
+def scored(row: JoinedRow) -> Scored:
+    """A labelled row, as it is judged."""
+    return Scored(
+        version=row.version,
+        arm=row.arm,
+        time=row.time,
+        label_time=row.label_time,
+        label_offset=row.label_offset,
+        correct=bool(row.correct),
+        chance=row.chance,
+        joined=row,
+    )
 
 
 def _joined_rows(connection: sqlite3.Connection) -> list[JoinedRow]:
     """The touched rows that have an answer and a label, in the order in which labels came."""
+    return joined_from(connection, "touched t", order="l.offset, a.time, a.arm")
+
+
+def joined_from(
+    connection: sqlite3.Connection,
+    source: str,
+    *,
+    order: str,
+    values: Sequence[float] = (),
+) -> list[JoinedRow]:
+    """The rows of a table (`request_id`, `row`) that have an answer `a` and a label `l`."""
     query = f"""
         SELECT a.request_id, a.row, a.arm, a.version, a.time, {_CORRECT}, l.time, l.offset,
                a.chance, l.label, a.klass, a.value, a.said, a.segments
-        FROM touched t CROSS JOIN labels l USING (request_id, row)
+        FROM {source} CROSS JOIN labels l USING (request_id, row)
              CROSS JOIN answers a USING (request_id, row)
-        ORDER BY l.offset, a.time, a.arm"""
-    return [JoinedRow(*row) for row in connection.execute(query)]
+        ORDER BY {order}"""
+    return [JoinedRow(*row) for row in connection.execute(query, tuple(values))]
 
 
 def score_by_block(
@@ -221,19 +235,22 @@ def score_by_block(
     *,
     version: str,
     since: float,
-    before_label: int,
     block_s: float,
+    until: float | None = None,
+    before_label: int | None = None,
 ) -> list[tuple[float, int, int]]:
     """Start, labelled and correct rows of each block since `since` that clients saw of a version.
 
-    Only labels with an offset below `before_label` count: what was known when that one came.
+    Of rows answered by `until`, and of labels with an offset below `before_label`: what was known
+    when that one came.
     """
     query = f"""
         SELECT cast(a.time / ? AS INTEGER) AS block, count({_CORRECT}), sum({_CORRECT})
         FROM answers a CROSS JOIN labels l USING (request_id, row)
-        WHERE a.time >= ? AND a.version = ? AND a.arm != ? AND l.offset < ?
+        WHERE a.time >= ? AND a.version = ? AND a.arm != ?
+          AND a.time <= coalesce(?, a.time) AND l.offset < coalesce(?, l.offset + 1)
         GROUP BY block ORDER BY block"""
-    values = (block_s, since, version, Arm.SHADOW, before_label)
+    values = (block_s, since, version, Arm.SHADOW, until, before_label)
     rows = connection.execute(query, values)
     return [(block * block_s, labelled, correct) for block, labelled, correct in rows]
 

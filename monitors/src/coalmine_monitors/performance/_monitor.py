@@ -35,6 +35,7 @@ from coalmine_monitors.performance._estimates import (
     forget_expected,
 )
 from coalmine_monitors.performance._join import Answer, Scored, forget, join, score_by_block
+from coalmine_monitors.performance._maturity import matured, wait
 from coalmine_monitors.performance._position import Position
 from coalmine_monitors.performance._predictions import add_predictions, forget_predictions
 from coalmine_monitors.performance._reign import Reign
@@ -93,6 +94,8 @@ class PerformanceMonitor:
         self._looked: tuple[Saved | None, Look] = (None, Look())
         self._reigns: list[Reign] = []
         self._baselines: dict[str, float | None] = {}
+        self._more_matured = True
+        """Whether labelled rows may be left that are due already."""
         self.calibrations = Calibrations(catalog)
 
     def load(self) -> None:
@@ -134,11 +137,13 @@ class PerformanceMonitor:
         labels = (
             self._log.labels_after(before.cursors.get("labels", 0), READ_ROWS) if caught_up else []
         )
-        if batches or labels or self._position.evaluated_to < self._position.complete_to:
-            self._count(batches, labels, drained=caught_up and len(labels) < READ_ROWS)
+        drained = caught_up and len(labels) < READ_ROWS
+        behind = self._position.evaluated_to < self._position.complete_to
+        if batches or labels or behind or (drained and self._more_matured):
+            self._count(batches, labels, drained=drained)
         self._progress.note(positions(self._saved.cursors, "records", self._log))
         self._publish(seconds=self._clock.monotonic() - began)
-        return bool(batches or labels)
+        return bool(batches or labels or (drained and self._more_matured))
 
     def _readable(self, batches: Sequence[Entry]) -> tuple[list[Entry], bool]:
         """The batches up to the first that needs a model card, and whether one does."""
@@ -205,7 +210,10 @@ class PerformanceMonitor:
             put_tasks(connection, tasks)
             add_instances(connection, answers, block_s=self._block_s)
             add_scores(connection, joined, block_s=self._block_s)
-            self._judge(connection, joined.scored, changed=changed)
+            due = self._due(
+                connection, joined.scored, until=position.evaluated_to if drained else None
+            )
+            self._judge(connection, due, changed=changed)
             if tidy:
                 forget(connection, newest=position.tidied)
                 forget_callers(connection, newest=position.tidied)
@@ -247,6 +255,21 @@ class PerformanceMonitor:
         )
         self._reigns = [*self._reigns, reign][-REIGNS:]
 
+    def _due(
+        self, connection: sqlite3.Connection, fresh: list[Scored], *, until: float | None
+    ) -> list[Scored]:
+        """The rows to be judged now: those just labelled, or, with a maturity, those that are due.
+
+        `until` is a record time; None: nothing is due while there are labels left to be read.
+        """
+        if not self._spec.maturity:
+            self._more_matured = False
+            return fresh
+        wait(connection, fresh, maturity=self._spec.maturity)
+        due = [] if until is None else matured(connection, until=until, limit=READ_ROWS)
+        self._more_matured = len(due) >= READ_ROWS
+        return due
+
     def _judge(
         self,
         connection: sqlite3.Connection,
@@ -271,11 +294,14 @@ class PerformanceMonitor:
                     changed[incident.id] = incident
 
     def _onset(self, connection: sqlite3.Connection, reign: Reign, *, before: Scored) -> float:
+        # What is mature was judged in the order of record time, else in that of the labels.
+        mature = bool(self._spec.maturity)
         blocks = score_by_block(
             connection,
             version=reign.version,
             since=max(reign.since, before.time - LOOKBACK),
-            before_label=before.label_offset,
+            until=before.time if mature else None,
+            before_label=None if mature else before.label_offset,
             block_s=self._block_s,
         )
         if reign.detector is None or not blocks:

@@ -104,8 +104,9 @@ class PerformanceSpec(_Spec):
     """Rows of one block of time are judged together, since neighbours are alike."""
 
     maturity: Duration = 0.0
-    """Age from which a record counts as labelled for good: until then its window is not scored,
-    since what fails early is labelled first. 0: labels come in any order, each is as good."""
+    """Age from which a record counts as labelled for good: until then its window is not scored and
+    no alarm made of it, since what fails early is labelled first. 0: labels come in any order, each
+    is as good."""
 
     @model_validator(mode="after")
     def _margin_fits(self) -> PerformanceSpec:
