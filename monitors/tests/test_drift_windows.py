@@ -106,11 +106,11 @@ def test_statistics_of_whole_windows_make_evidence_too() -> None:
 
     def extend(windows: list[Any]) -> Extension:
         def measure(rows: Any) -> Any:
-            return np.array([np.corrcoef(rows.T)[0, 1]])
+            return np.array([[np.corrcoef(part.T)[0, 1]] for part in rows])
 
         return Extension(
             names=("correlation",),
-            past=np.array([measure(rows) for rows in windows]),
+            past=measure(windows),
             floor=(np.zeros(1), np.zeros(1)),
             two_sided=np.array([True]),
             threshold=np.array([0.3]),

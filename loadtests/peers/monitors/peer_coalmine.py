@@ -32,13 +32,8 @@ def _detector(reference, window, *, run_length=100, min_effect=0.0, together=())
 
 
 def _feed(detector, stream):
-    """Give it a stream, in pieces that end with its windows; yields after each window."""
-    at = np.arange(len(stream), dtype=np.float64)
-    start = 0
-    while start + detector.room <= len(stream):
-        end = start + detector.room
-        detector.update(stream[start:end], at[start:end])
-        start = end
+    """Give it all of a stream, as the log gives it batches; yields after each window."""
+    for _ in detector.feed(stream, np.arange(len(stream), dtype=np.float64)):
         yield detector
 
 
@@ -48,7 +43,7 @@ def evidence(reference, window):
 
     def score(stream):
         for each in _feed(detector, stream):
-            yield each.report["log_evidence"]
+            yield each.log_evidence
 
     return score
 
@@ -106,11 +101,7 @@ def soak(command):
     process, rows, early = psutil.Process(), 0, 0
     began = time.process_time()
     while rows < command["rows"]:
-        start = 0
-        while start < len(block):
-            end = min(start + detector.room, len(block))
-            detector.update(block[start:end], at[start:end])
-            start = end
+        detector.update(block, at)
         rows += len(block)
         if not early and rows * 10 >= command["rows"]:
             early = process.memory_info().rss

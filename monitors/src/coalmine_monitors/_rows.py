@@ -32,18 +32,21 @@ def times(batch: pa.RecordBatch) -> Floats:
 
 def matrix(data: pa.RecordBatch | pa.Table, columns: tuple[Column, ...]) -> Floats:
     """The values of `columns` [rows, columns]: NaN where missing, an index where categorical."""
-    values = np.full((data.num_rows, len(columns)), np.nan)
+    # Column after column, as they come and as they are counted.
+    values = np.empty((data.num_rows, len(columns)), order="F")
+    known = set(data.schema.names)
     for index, column in enumerate(columns):
-        if column.name in data.schema.names:
-            values[:, index] = _numbers(data.column(column.name), column)
+        own = column.name in known
+        values[:, index] = _numbers(data.column(column.name), column) if own else np.nan
     return values
 
 
-def _numbers(values: pa.Array | pa.ChunkedArray, column: Column) -> Floats:
+def _numbers(values: pa.Array | pa.ChunkedArray, column: Column) -> NDArray[np.floating]:
     if pa.types.is_string(values.type):
         known = pc.index_in(values, value_set=pa.array(column.categories or (), pa.string()))
         # What is no known category is a value all the same, the one after the last.
         unknown = pc.if_else(pc.is_valid(values), len(column.categories or ()), None)
         values = pc.coalesce(known, unknown.cast(pa.int32()))
-    numbers = values.cast(pa.float64()).to_numpy(zero_copy_only=False)
-    return np.asarray(numbers, dtype=np.float64)
+    if not pa.types.is_floating(values.type):
+        values = values.cast(pa.float64())
+    return np.asarray(values.to_numpy(zero_copy_only=False))

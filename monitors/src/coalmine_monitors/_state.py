@@ -16,6 +16,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import orjson
+
 from coalmine.incidents import Incident
 from coalmine_monitors._errors import StateMovedError
 
@@ -171,11 +173,16 @@ def put_history(connection: sqlite3.Connection, windows: Iterable[Mapping[str, A
     """Append judged windows, and forget the oldest beyond `HISTORY`."""
     connection.executemany(
         "INSERT INTO history (version, end, body) VALUES (?, ?, ?)",
-        [(window["version"], window["end"], json.dumps(dict(window))) for window in windows],
+        [(window["version"], window["end"], _text(window)) for window in windows],
     )
     connection.execute(
         "DELETE FROM history WHERE seq <= (SELECT max(seq) FROM history) - ?", (HISTORY,)
     )
+
+
+def _text(window: Mapping[str, Any]) -> str:
+    # Ten times as fast as `json`, and a window has hundreds of numbers.
+    return orjson.dumps(dict(window)).decode()
 
 
 def _drop_outdated(connection: sqlite3.Connection, path: Path) -> None:

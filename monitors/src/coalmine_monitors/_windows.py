@@ -9,7 +9,7 @@ it was read, in which pieces, or how often the monitor died meanwhile.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, replace
 from typing import Any, Protocol
 
@@ -32,14 +32,36 @@ from coalmine_monitors._rows import answered, matrix, times
 from coalmine_monitors._state import Saved, StateStore, put_history, put_incidents, save
 from coalmine_monitors._versions import StableVersion, batch_arm, batch_version
 
-__all__ = ["Detector", "WindowMonitor"]
+__all__ = ["Detector", "WindowMonitor", "in_pieces"]
 
 _log = logging.getLogger(__name__)
 
 #: Rows read at a time: some tens of milliseconds of work.
-READ_ROWS = 20_000
+READ_ROWS = 50_000
 
 Floats = NDArray[np.float64]
+
+
+class _Pieces(Protocol):
+    """What judges one window at a time."""
+
+    @property
+    def windows(self) -> int: ...
+
+    def fits(self, at: Floats) -> int: ...
+
+    def update(self, rows: Floats, at: Floats) -> None: ...
+
+
+def in_pieces(detector: _Pieces, rows: Floats, at: Floats) -> Iterator[int]:
+    """`Detector.feed` of one whose `update` takes as many rows as `fits` says: a window's."""
+    start = 0
+    while start < len(rows):
+        end, judged = start + detector.fits(at[start:]), detector.windows
+        detector.update(rows[start:end], at[start:end])
+        start = end
+        if detector.windows > judged:
+            yield start
 
 
 class Detector(Protocol):
@@ -61,13 +83,10 @@ class Detector(Protocol):
     def report(self) -> Mapping[str, Any]:
         """Numbers of the last judged window, to be looked at."""
 
-    def fits(self, at: Floats) -> int:
-        """How many of the rows to come, at record times [n], one `update` takes: at least one."""
+    def feed(self, rows: Floats, at: Floats) -> Iterator[int]:
+        """Take rows [n, columns], NaN where missing, with their record times [n].
 
-    def update(self, rows: Floats, at: Floats) -> None:
-        """Take rows [n, columns], NaN where missing, with their record times [n]; those that fit.
-
-        At most one window is judged.
+        It stops after each judged window, at how many of the rows it ended, for what that led to.
         """
 
     def state(self) -> dict[str, Any]:
@@ -244,14 +263,8 @@ class WindowMonitor:
             self._position = replace(self._position, unjudged_rows=unjudged)
             return
         rows, at = matrix(batch, self._detector.columns), times(batch)
-        start = 0
-        while start < len(rows):
-            end = start + self._detector.fits(at[start:])
-            judged = self._detector.windows
-            self._detector.update(rows[start:end], at[start:end])
-            start = end
-            if self._detector.windows > judged:
-                self._book(self._detector, changed=changed, windows=windows)
+        for _ in self._detector.feed(rows, at):
+            self._book(self._detector, changed=changed, windows=windows)
 
     def _switch(self, stable: StableVersion, *, changed: dict[str, Incident]) -> None:
         """Go over to another version: what was wrong with the old one is over."""

@@ -13,7 +13,7 @@ from coalmine_monitors._incidents import Finding
 from coalmine_monitors._metrics import capped, counter, gauge
 from coalmine_monitors._rows import matrix
 from coalmine_monitors._state import StateStore
-from coalmine_monitors._windows import Detector, WindowMonitor
+from coalmine_monitors._windows import Detector, WindowMonitor, in_pieces
 from coalmine_monitors._worker import Worker
 from coalmine_monitors.drift import watched_columns
 
@@ -30,6 +30,7 @@ __all__ = [
     "capped",
     "counter",
     "gauge",
+    "in_pieces",
     "matrix",
     "watched_columns",
 ]

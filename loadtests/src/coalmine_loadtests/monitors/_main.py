@@ -17,7 +17,7 @@ from coalmine_loadtests.monitors._characteristics import (
     coverage,
     psi_share,
 )
-from coalmine_loadtests.monitors._detectors import METHODS, OURS, Detectors, Method
+from coalmine_loadtests.monitors._detectors import METHODS, OURS, SHIPPED, Detectors, Method
 from coalmine_loadtests.monitors._errors import MonitorBenchError
 from coalmine_loadtests.monitors._results import Results
 from coalmine_loadtests.monitors._streams import StreamFile, judge_stream
@@ -159,7 +159,7 @@ def _speed_jobs(bench: _Bench) -> list[_Job]:
     jobs: list[_Job] = [
         (f"throughput: windows of {window}, {m.name}", partial(bench._throughput, window, m))
         for window in bench.options.throughput_windows
-        for m in bench.methods
+        for m in (*bench.methods, SHIPPED)
     ]
     return [*jobs, (f"memory over {bench.options.soak_rows:,} rows", bench._soak)]
 

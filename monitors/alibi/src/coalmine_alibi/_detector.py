@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -14,7 +14,7 @@ from coalmine_alibi._attribution import Moves
 from coalmine_alibi._check import Plan
 from coalmine_alibi._judge import Floats, Judge, Judgement
 from coalmine_alibi._library import seeded
-from coalmine_monitors.extension import Finding
+from coalmine_monitors.extension import Finding, in_pieces
 
 __all__ = ["AlibiDetector"]
 
@@ -70,6 +70,10 @@ class AlibiDetector:
     def fits(self, at: Floats) -> int:
         """How many of the rows to come `update` takes: until a window is full, if all are read."""
         return min(self._plan.window_rows - len(self._rows), len(at))
+
+    def feed(self, rows: Floats, at: Floats) -> Iterator[int]:
+        """Take any number of rows; it stops after each judged window."""
+        return in_pieces(self, rows, at)
 
     def update(self, rows: Floats, at: Floats) -> None:
         """Take rows that fit [n, columns], NaN where missing, with their record times [n]."""

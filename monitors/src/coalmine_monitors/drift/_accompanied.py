@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -119,10 +119,9 @@ class Accompanied:
     What streams found is told when a window ends.
     """
 
-    def __init__(self, drift: Detector, streams: Sequence[Stream], *, by_time: bool) -> None:
+    def __init__(self, drift: Detector, streams: Sequence[Stream]) -> None:
         self._drift = drift
         self._streams = tuple(streams)
-        self._by_time = by_time
         self._finding: Finding | None = None
         self._online: dict[str, Any] = {}
 
@@ -146,22 +145,22 @@ class Accompanied:
         """Numbers of the last judged window, to be looked at."""
         return {**self._drift.report, "online": self._online}
 
-    def fits(self, at: Floats) -> int:
-        """How many of the rows to come, at record times [n], one `update` takes."""
-        return self._drift.fits(at)
+    def feed(self, rows: Floats, at: Floats) -> Iterator[int]:
+        """Take rows [n, columns], NaN where missing, and their record times [n].
 
-    def update(self, rows: Floats, at: Floats) -> None:
-        """Take rows [n, columns], NaN where missing, and their record times [n]; those that fit."""
-        judged, own = self._drift.windows, len(self._drift.columns)
-        self._drift.update(rows[:, :own], at)
-        over = self._drift.windows > judged
-        # A window by time is over before these rows, one by number with them.
-        if over and self._by_time:
+        It stops after each judged window; the streams are then where the window ends.
+        """
+        own, start = len(self._drift.columns), 0
+        for end in self._drift.feed(rows[:, :own], at):
+            self._watch(rows[start:end, own:], at[start:end])
+            start = end
             self._conclude()
-        for place, stream in enumerate(self._streams):
-            stream.detector.update(stream.values(rows[:, own + place]), at)
-        if over and not self._by_time:
-            self._conclude()
+            yield end
+        self._watch(rows[start:, own:], at[start:])
+
+    def _watch(self, rows: Floats, at: Floats) -> None:
+        for column, stream in zip(rows.T, self._streams, strict=True):
+            stream.detector.update(stream.values(column), at)
 
     def _conclude(self) -> None:
         self._online = {stream.name: stream.report() for stream in self._streams}

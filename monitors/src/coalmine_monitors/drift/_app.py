@@ -68,7 +68,7 @@ def create_drift_app(
         warnings[deployed.version] = said
         if not streams:
             return detector
-        return Accompanied(detector, streams, by_time=spec.window is not None)
+        return Accompanied(detector, streams)
 
     monitor = WindowMonitor(
         "drift",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -136,6 +136,11 @@ class DriftDetector:
         return self._whole.evidence
 
     @property
+    def log_evidence(self) -> float:
+        """Of all features and segments together, as it is held against the run length."""
+        return 0.0 if self._verdict is None else self._verdict.log_evidence
+
+    @property
     def detected(self) -> bool:
         """Whether there is drift, hysteresis included."""
         return bool(self._blamed.any())
@@ -147,28 +152,52 @@ class DriftDetector:
     def update(self, rows: Floats, at: Floats) -> None:
         """Take rows [n, columns], NaN where missing, with their record times [n].
 
-        At most as many as `fits`. A window by time is judged when the first row beyond it comes.
+        A window by time is judged when the first row beyond it comes.
         """
-        if not len(rows):
+        for _ in self.feed(rows, at):
+            pass
+
+    def feed(self, rows: Floats, at: Floats) -> Iterator[int]:
+        """As `update`, stopping after each judged window, at how many of the rows it ended.
+
+        The faster, the more windows' rows it gets: they are compared at once. Meanwhile only what
+        is known of the last judged window may be asked for; `state`, `room` and `fits` are those
+        after all rows.
+        """
+        if self._segments.references:
+            yield from self._with_segments(rows, at)
             return
-        judged = self._whole.windows
-        watched = rows[:, : len(self._reference.columns)]
-        parts = self._segments.parts(rows)
-        for name, part in self._populations.items():
-            # The first row beyond a window by time ends it for everybody, whomever it belongs to.
-            if part.close(float(at[0])):
-                self._idle[name] = 0
-        if self._whole.windows > judged:
+        for end in self._whole.feed(rows[:, : len(self._reference.columns)], at):
             self._conclude()
-            judged = self._whole.windows
+            yield end
+
+    def _with_segments(self, rows: Floats, at: Floats) -> Iterator[int]:
+        """One window of all rows after the other, each with what its segments judge meanwhile."""
+        start = 0
+        while start < len(rows):
+            end, judged = start + self.fits(at[start:]), self.windows
+            # The first row beyond a window by time ends it for everybody, whomever it belongs to.
+            for name, part in self._populations.items():
+                if part.close(float(at[start])):
+                    self._idle[name] = 0
+            if self.windows > judged:
+                self._conclude()
+                yield start
+                judged = self.windows
+            self._update(rows[start:end], at[start:end])
+            start = end
+            if self.windows > judged:
+                self._conclude()
+                yield start
+
+    def _update(self, rows: Floats, at: Floats) -> None:
+        watched = rows[:, : len(self._reference.columns)]
         self._whole.update(watched, at)
-        for name, mine in parts:
+        for name, mine in self._segments.parts(rows):
             before = self._populations[name].windows
             self._populations[name].update(watched[mine], at[mine])
             if self._populations[name].windows > before:
                 self._idle[name] = 0
-        if self._whole.windows > judged:
-            self._conclude()
 
     def partition(self) -> Partition:
         """A part of a window without rows, to be counted elsewhere."""

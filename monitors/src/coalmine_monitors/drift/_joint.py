@@ -37,7 +37,7 @@ def watch_together(
             floor=calm.floor,
             two_sided=calm.two_sided,
             threshold=joint.threshold,
-            measure=joint.scores,
+            measure=joint.measure,
             effect=joint.effects,
             contributions=lambda rows, statistic: joint.contributions(
                 rows, statistic=statistic, columns=len(columns)

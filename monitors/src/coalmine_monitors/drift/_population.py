@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from functools import cached_property
 from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from coalmine_monitors.detectors import LOOK_BACK, ShiftDetector
+from coalmine_monitors.drift._judged import Judged
 from coalmine_monitors.drift._reference import Reference
-from coalmine_monitors.drift._statistics import DISTANCES, location_shift
+from coalmine_monitors.drift._statistics import DISTANCES
 from coalmine_monitors.drift._tumbling import Tumbling
 from coalmine_monitors.sketches import WindowSketch
 
@@ -21,6 +23,8 @@ __all__ = ["RECENT", "Population"]
 RECENT = 4
 #: Shifts below this many spreads of the reference's windows have no direction.
 _DIRECTED = 2.0
+#: Most windows that are judged at once: with more, nothing gets faster.
+_AT_ONCE = 64
 
 Floats = NDArray[np.float64]
 
@@ -40,13 +44,11 @@ class Population:
         )
         self._sketch = self._empty
         self._end = -math.inf
-        self._last: WindowSketch | None = None
+        self._last: tuple[Judged, int] | None = None
         self._starts: list[float] = []
         self._effects: Floats = np.zeros((RECENT, len(reference.names)))
         self.test = ShiftDetector(reference.baseline, run_length=run_length)
-        owners = reference.watched.owners
-        beyond = np.arange(len(extra.names) if extra else 0) + self._columns
-        self._owners = np.concatenate([owners, beyond])
+        self._owners = reference.owners
         self._streams = np.maximum(np.bincount(self._owners, minlength=len(reference.names)), 1)
 
     @property
@@ -57,7 +59,7 @@ class Population:
     @property
     def last(self) -> WindowSketch | None:
         """The window judged last; not kept over a restart."""
-        return self._last
+        return self._last[0].windows[self._last[1]] if self._last else None
 
     def fits(self, at: Floats) -> int:
         """How many of the rows to come, at times [n], lie in one window."""
@@ -65,15 +67,35 @@ class Population:
 
     def update(self, rows: Floats, at: Floats) -> None:
         """Take rows [n, columns] with their times [n]; windows that they fill are judged."""
-        while len(at):
-            if self._tumbling.over(float(at[0]), held=self.rows, end=self._end):
-                self.judge()
-            self._end = self._tumbling.end(float(at[0]), end=self._end)
-            size = self.fits(at)
-            self._sketch = self._sketch.after(rows[:size], at[:size])
-            rows, at = rows[size:], at[size:]
-            if self._tumbling.seconds is None and self.rows >= self._tumbling.rows:
-                self.judge()
+        for _ in self.feed(rows, at):
+            pass
+
+    def feed(self, rows: Floats, at: Floats) -> Iterator[int]:
+        """As `update`, stopping after each judged window, at how many of the rows it ended.
+
+        Many windows are compared at once, so that the present one is only known after the last.
+        """
+        taken = 0
+        while taken < len(at):
+            full: list[WindowSketch] = []
+            ends: list[int] = []
+            while taken < len(at) and len(full) < _AT_ONCE:
+                now = float(at[taken])
+                if self._tumbling.over(now, held=self.rows, end=self._end):
+                    full.append(self._whole())
+                    ends.append(taken)
+                self._end = self._tumbling.end(now, end=self._end)
+                size = self.fits(at[taken:])
+                piece = slice(taken, taken + size)
+                self._sketch = self._sketch.after(rows[piece], at[piece])
+                taken += size
+                if self._tumbling.seconds is None and self.rows >= self._tumbling.rows:
+                    full.append(self._whole())
+                    ends.append(taken)
+            judged = Judged(self.reference, full)
+            for place, end in enumerate(ends):
+                self._note(judged, place)
+                yield end
 
     def close(self, at: float) -> bool:
         """Judge the present window if a row at a time, of whatever population, is beyond it."""
@@ -94,34 +116,21 @@ class Population:
 
     def judge(self) -> None:
         """End the present window."""
-        window, reference = self._sketch, self.reference
-        self._sketch, self._last, self._end = self._empty, window, -math.inf
-        self.windows += 1
-        self._starts = [window.first, *self._starts[: LOOK_BACK - 1]]
-        values = np.full(self._owners.size, np.nan)
-        effect = np.zeros(len(reference.names))
-        against = reference.against((window.first + window.last) / 2)
-        if against is not None:
-            coarse = reference.coarse(window.counts)
-            psi = DISTANCES["psi"].compute(window.counts, coarse, against)
-            # With most values missing there is nothing to compare; that is the quality monitor's
-            # affair.
-            judged = window.present >= window.rows / 2
-            own = reference.watched.streams(window.counts, coarse, against, psi=psi)
-            values[: own.size] = np.where(judged[self._owners[: own.size]], own, np.nan)
-            bias = reference.usual["psi"].bias
-            effect[: self._columns] = np.where(judged, psi - bias, 0.0)
-            self._measure(window, values[own.size :], effect[self._columns :])
-        self.test.update(values)
-        self._effects[1:] = self._effects[:-1]
-        self._effects[0] = effect
+        self._note(Judged(self.reference, [self._whole()]), 0)
 
-    def _measure(self, window: WindowSketch, values: Floats, effect: Floats) -> None:
-        extra = self.reference.extension
-        if extra is None or window.sample is None:
-            return
-        values[:] = extra.measure(window.sample)
-        effect[:] = np.nan_to_num(extra.effect(values))
+    def _whole(self) -> WindowSketch:
+        """The present window, which ends."""
+        whole, self._sketch, self._end = self._sketch, self._empty, -math.inf
+        return whole
+
+    def _note(self, judged: Judged, place: int) -> None:
+        """Go on by one window."""
+        self._last = judged, place
+        self.windows += 1
+        self._starts = [judged.windows[place].first, *self._starts[: LOOK_BACK - 1]]
+        self.test.update(judged.values[place])
+        self._effects[1:] = self._effects[:-1]
+        self._effects[0] = judged.effects[place]
 
     @property
     def effect(self) -> Floats:
@@ -161,49 +170,35 @@ class Population:
 
     def direction(self, index: int) -> Literal["up", "down", "other"]:
         """Which way a feature went in the last window."""
-        window, reference = self._last, self.reference
-        if window is None or index >= self._columns or not reference.numeric[index]:
+        if self._last is None or index >= self._columns or not self.reference.numeric[index]:
             return "other"
-        against = reference.against((window.first + window.last) / 2)
-        if against is None:
-            return "other"
-        shift = location_shift(reference.coarse(window.counts), against.scores)[index]
-        usual, spread = reference.location
-        if abs(shift - usual[index]) < _DIRECTED * max(spread[index], 1e-300):
+        judged, place = self._last
+        shift = judged.locations[place, index]
+        usual, spread = self.reference.location
+        if not abs(shift - usual[index]) >= _DIRECTED * max(spread[index], 1e-300):
             return "other"
         return "up" if shift > usual[index] else "down"
 
     def distances(self) -> dict[str, Floats]:
         """Every statistic [features] of the last window, less its bias; NaN where it has none."""
-        window, reference = self._last, self.reference
-        against = None
-        if window is not None:
-            against = reference.against((window.first + window.last) / 2)
-        if window is None or against is None:
+        if self._last is None:
             return {}
-        coarse, found = reference.coarse(window.counts), {}
-        for name, statistic in DISTANCES.items():
-            values = np.full(self._columns, np.nan)
-            own = reference.watched.features(name)
-            values[own] = statistic.compute(window.counts, coarse, against)[own]
-            found[name] = values - reference.usual[name].bias
-        return found
+        judged, place = self._last
+        return {name: values[place] for name, values in judged.distances.items()}
 
-    def limit(self, statistic: str) -> Floats:
-        """What a statistic [features] counts as an effect from."""
-        if statistic == "psi":
-            return self.threshold[: self._columns]
-        return self.reference.usual[statistic].threshold
+    @cached_property
+    def limits(self) -> dict[str, list[float]]:
+        """For people: what counts as an effect, of each statistic [features]; under "" [names]."""
+        usual = {name: self.reference.usual[name].threshold for name in DISTANCES}
+        own = {"": self.threshold, **usual, "psi": self.threshold[: self._columns]}
+        return {name: np.round(values, 6).tolist() for name, values in own.items()}
 
     def shift(self) -> Floats:
         """How far the mean [features] of the last window is away, in standard deviations."""
-        window, reference = self._last, self.reference
-        if window is None:
+        if self._last is None:
             return np.zeros(self._columns)
-        mean = (window.counts * reference.centres).sum(axis=-1) / np.maximum(window.present, 1)
-        scale = np.where(reference.deviation > 0, reference.deviation, 1.0)
-        away = np.where(window.present > 0, (mean - reference.mean) / scale, 0.0)
-        return np.where(reference.numeric, away, 0.0)
+        judged, place = self._last
+        return np.asarray(judged.shifts[place])
 
     def state(self) -> dict[str, Any]:
         """Everything that `restore` needs, for JSON."""

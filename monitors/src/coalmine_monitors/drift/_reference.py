@@ -148,15 +148,16 @@ class Reference:
         return (*(column.name for column in self.columns), *extra)
 
     @cached_property
+    def owners(self) -> NDArray[np.intp]:
+        """Which of `names` each stream [streams] is of."""
+        extra = len(self.extension.names) if self.extension else 0
+        return np.concatenate([self.watched.owners, np.arange(extra) + len(self.columns)])
+
+    @cached_property
     def threshold(self) -> Floats:
         """PSI less its bias, or the extension's distance, that counts as an effect [names]."""
         own = np.maximum(self.usual["psi"].threshold, self.min_effect)
         return np.concatenate([own, self.extension.threshold]) if self.extension else own
-
-    def against(self, at: float) -> Against | None:
-        """What a window around a time is compared with; None if there is nothing like it."""
-        phase = self.season.phase(at)
-        return None if phase is None else self.parts[phase]
 
     def coarse(self, fine: Counts) -> Counts:
         """Counts of the bins that PSI is made of."""

@@ -7,7 +7,7 @@ the same declared run length, and an alarm may name them.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -35,12 +35,14 @@ class Extension:
     threshold: Floats
     """Smallest effect that is worth an alarm, beside its evidence."""
 
-    measure: Callable[[Floats], Floats]
-    """Of a window's rows [at most `SAMPLE_ROWS`, columns], NaN where missing: the values [streams];
-    NaN for none. The same rows have to give the same values, in whatever process."""
+    measure: Callable[[Sequence[Floats]], Floats]
+    """Of windows' rows, each [at most `SAMPLE_ROWS`, columns], NaN where missing: the values
+    [windows, streams]; NaN for none. The same rows have to give the same values, in whatever
+    process, and whichever other windows there are."""
 
     effect: Callable[[Floats], Floats]
-    """Of such values: how large a drift is [streams]; 0 on average while nothing happens."""
+    """Of such values: how large a drift is [windows, streams]; 0 on average while nothing
+    happens."""
 
     contributions: Callable[[Floats, int], Floats] | None = None
     """Of a window's rows and a stream: what each column [columns] makes of its effect."""

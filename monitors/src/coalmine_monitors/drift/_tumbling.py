@@ -11,6 +11,9 @@ __all__ = ["Tumbling"]
 
 Floats = NDArray[np.float64]
 
+#: Rows looked through at a time for the end of a window.
+_LOOK = 1024
+
 
 @dataclass(frozen=True)
 class Tumbling:
@@ -34,8 +37,13 @@ class Tumbling:
             return min(len(at), self.rows - held)
         if not len(at):
             return 0
-        beyond = np.flatnonzero(at >= self.end(float(at[0]), end=end if held else -np.inf))
-        return int(beyond[0]) if beyond.size else len(at)
+        limit = self.end(float(at[0]), end=end if held else -np.inf)
+        # Times are nearly sorted, and a batch has many windows: most of it is not looked at.
+        for start in range(0, len(at), _LOOK):
+            beyond = np.flatnonzero(at[start : start + _LOOK] >= limit)
+            if beyond.size:
+                return start + int(beyond[0])
+        return len(at)
 
     def over(self, at: float, *, held: int, end: float) -> bool:
         """Whether a row at a time is the first of the next window."""

@@ -23,6 +23,9 @@ __all__ = ["Blame", "found", "reported"]
 
 Floats = NDArray[np.float64]
 
+#: Evidence that is shown as such.
+_LEAST = 1e-9
+
 
 @dataclass(frozen=True)
 class Blame:
@@ -54,6 +57,11 @@ class Blame:
         """The evidence that is held against the run length."""
         tests = [part.test.combined for part in self.populations.values()]
         return float(self.weights @ tests)
+
+    @property
+    def log_evidence(self) -> float:
+        """Natural logarithm of it; finite, so that it can be shown."""
+        return _log(self.combined)
 
     @property
     def end(self) -> float:
@@ -93,7 +101,7 @@ def found(blame: Blame) -> Finding:
         summary=_summary(features, alone=bool(alone)),
         features=features,
         evidence={
-            "log_evidence": _log(blame.combined),
+            "log_evidence": blame.log_evidence,
             "log_evidence_threshold": math.log(blame.run_length),
             "expected_run_length": blame.run_length,
             "window": blame.whole.windows,
@@ -165,19 +173,16 @@ def reported(blame: Blame) -> dict[str, Any]:
     """Numbers of a window, to be looked at."""
     part, window = blame.whole, blame.whole.last
     assert window is not None
-    columns = part.reference.columns
+    columns, basics = part.reference.columns, _basics(part)
     return {
         "start": window.first,
         "end": window.last,
         "rows": window.rows,
-        "log_evidence": _log(blame.combined),
+        "log_evidence": blame.log_evidence,
         "log_evidence_threshold": math.log(blame.run_length),
         "detected": bool(blame.blamed.any()),
-        "features": _features(part, window),
-        "together": {
-            name: _basic(part, len(columns) + place)
-            for place, name in enumerate(part.reference.names[len(columns) :])
-        },
+        "features": _features(part, window, basics),
+        "together": {name: basics[name] for name in part.reference.names[len(columns) :]},
         "classes": class_report(blame.label_shift, columns, window.counts),
         "segments": {
             name: _segment(segment, blame.blamed[place, : len(segment.reference.names)])
@@ -187,33 +192,42 @@ def reported(blame: Blame) -> dict[str, Any]:
     }
 
 
-def _basic(part: Population, index: int) -> dict[str, Any]:
+def _basics(part: Population) -> dict[str, dict[str, float]]:
+    """Of each name."""
+    logs = np.log(np.maximum(part.evidence, _LEAST))
+    rows = zip(
+        part.reference.names, _shown(part.effect), part.limits[""], _shown(logs), strict=True
+    )
     return {
-        "score": round(float(part.effect[index]), 6),
-        "threshold": round(float(part.threshold[index]), 6),
-        "log_evidence": round(_log(float(part.evidence[index])), 6),
+        name: {"score": score, "threshold": threshold, "log_evidence": log}
+        for name, score, threshold, log in rows
     }
 
 
-def _features(part: Population, window: WindowSketch) -> dict[str, Any]:
-    distances, shift = part.distances(), part.shift()
+def _features(
+    part: Population, window: WindowSketch, basics: Mapping[str, dict[str, float]]
+) -> dict[str, Any]:
+    distances = {name: _shown(values) for name, values in part.distances().items()}
+    limits = part.limits
+    missing = _shown(1 - window.present / window.rows)
     features: dict[str, Any] = {}
-    for index, column in enumerate(part.reference.columns):
-        shown = {
-            statistic: round(float(values[index]), 6)
-            for statistic, values in distances.items()
-            if not math.isnan(values[index])
-        }
+    for index, (column, shift) in enumerate(
+        zip(part.reference.columns, _shown(part.shift()), strict=True)
+    ):
+        has = [name for name, values in distances.items() if not math.isnan(values[index])]
         features[column.name] = {
-            **_basic(part, index),
-            "shift": round(float(shift[index]), 6),
-            "missing": round(1 - float(window.present[index]) / window.rows, 6),
-            "statistics": shown,
-            "thresholds": {
-                statistic: round(float(part.limit(statistic)[index]), 6) for statistic in shown
-            },
+            **basics[column.name],
+            "shift": shift,
+            "missing": missing[index],
+            "statistics": {name: distances[name][index] for name in has},
+            "thresholds": {name: limits[name][index] for name in has},
         }
     return features
+
+
+def _shown(values: Floats) -> list[float]:
+    rounded: list[float] = np.round(values, 6).tolist()
+    return rounded
 
 
 def _segment(part: Population, blamed: NDArray[np.bool_]) -> dict[str, Any]:
@@ -231,4 +245,4 @@ def _segment(part: Population, blamed: NDArray[np.bool_]) -> dict[str, Any]:
 
 def _log(evidence: float) -> float:
     """Finite, so that it can be shown: of a shape that is as usual there is no evidence at all."""
-    return math.log(max(evidence, 1e-9))
+    return math.log(max(evidence, _LEAST))

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from scipy.special import ndtr, ndtri
 
 from coalmine.modeldir import Column
+from coalmine_monitors.multivariate._curve import Curve
 
 __all__ = ["Encoder", "spaced"]
 
@@ -49,6 +50,8 @@ class _Scale:
     upper: Floats
     """Share of the reference up to and with each knot."""
 
+    curve: Curve
+
     @classmethod
     def fit(cls, values: Floats, *, index: int, categories: int) -> _Scale | None:
         """None of a column that says nothing: constant, or missing throughout."""
@@ -65,14 +68,16 @@ class _Scale:
         scores = np.clip(ndtri((below + upper) / 2), -_FURTHEST, _FURTHEST)
         raw = np.interp(present, knots, scores)
         scores = (scores - raw.mean()) / max(float(raw.std()), 1e-9)
-        return cls(index, unknown, knots, scores, np.asarray(upper))
+        curve = Curve.through(knots, scores)
+        return cls(index, unknown, knots, scores, np.asarray(upper), curve)
 
     def encode(self, rows: Floats) -> Floats:
         """The scores [n] of this column in rows [n, columns], NaN where missing or unknown."""
         values = rows[:, self.index]
-        scores = np.interp(values, self.knots, self.scores)
-        scores[~np.isfinite(values) | (values >= self.unknown)] = np.nan
-        return np.asarray(scores, dtype=np.float64)
+        scores = self.curve.at(values)
+        if np.isfinite(self.unknown):
+            scores[values >= self.unknown] = np.nan
+        return scores
 
     def settle(self, drawn: Floats) -> Floats:
         """Scores drawn from a normal distribution as scores that this column can have."""
@@ -105,7 +110,7 @@ class Encoder:
         )
         if not scales:
             return cls((), np.zeros((0, 0)))
-        scores = np.column_stack([scale.encode(rows) for scale in scales])
+        scores = np.stack([scale.encode(rows) for scale in scales]).T
         return cls(scales, np.asarray(np.linalg.inv(_correlation(scores)), dtype=np.float64))
 
     @property
@@ -115,10 +120,17 @@ class Encoder:
 
     def encode(self, rows: Floats) -> Floats:
         """Points [n, used] of rows [n, columns]; what is missing is drawn, the same every time."""
-        scores = np.column_stack([scale.encode(rows) for scale in self.scales])
+        return self.filled(self.scores(rows), rows)
+
+    def scores(self, rows: Floats) -> Floats:
+        """As `encode`; NaN for what is missing [n, used]."""
+        return np.stack([scale.encode(rows) for scale in self.scales]).T
+
+    def filled(self, scores: Floats, rows: Floats) -> Floats:
+        """The `scores` of rows with what is missing drawn."""
         missing = np.isnan(scores)
         if missing.any():
-            scores[missing] = 0.0
+            scores = np.where(missing, 0.0, scores)
             self._draw(scores, missing, seeds=_digest(np.where(missing, 0.0, rows[:, self.used])))
         return scores
 

@@ -54,13 +54,24 @@ class Joint:
 
     def scores(self, rows: Floats) -> Floats:
         """Of a window's rows [n, columns]; NaN if they miss too much."""
-        points = self._points(rows)
-        if points is None:
-            return np.full(len(self.statistics), np.nan)
-        return np.array([statistic.score(points) for statistic in self.statistics])
+        return np.asarray(self.measure([rows])[0])
+
+    def measure(self, windows: Sequence[Floats]) -> Floats:
+        """The scores [windows, statistics] of several windows' rows, each as if it were alone."""
+        scores = np.full((len(windows), len(self.statistics)), np.nan)
+        ends = np.cumsum([len(rows) for rows in windows])
+        encoded = np.split(self.encoder.scores(np.concatenate(windows)), ends[:-1])
+        for row, rows, values in zip(scores, windows, encoded, strict=True):
+            points = self._points(rows, values)
+            if points is not None:
+                row[:] = [statistic.score(points) for statistic in self.statistics]
+        return scores
 
     def effects(self, scores: Floats) -> Floats:
-        """Of scores, in units of the population stability index; 0 where there is no score."""
+        """Of scores [..., statistics], in units of the population stability index.
+
+        0 where there is no score.
+        """
         return np.nan_to_num(_effects(self.statistics, scores) - self.bias)
 
     def contributions(self, rows: Floats, *, statistic: int, columns: int) -> Floats:
@@ -71,23 +82,30 @@ class Joint:
         for both. That takes long, so only columns whose moments moved most are tried.
         """
         parts = np.zeros(columns)
-        points = self._points(rows)
+        points = self._points(rows, self.encoder.scores(rows))
         if points is None:
             return parts
         judge = self.statistics[statistic]
-        whole = judge.effect(judge.score(points))
+        whole = float(judge.effect(np.array(judge.score(points))))
         usual = np.linalg.inv(self.encoder.precision)
         moved = np.abs(points.T @ points / len(points) - usual) + np.abs(points.mean(axis=0))
         for place in np.argsort(-(moved**2).sum(axis=0), kind="stable")[:_TRIED]:
             without = judge.score(self.encoder.without(points, place))
-            parts[self.encoder.used[place]] = max(whole - judge.effect(without), 0.0)
+            parts[self.encoder.used[place]] = max(
+                whole - float(judge.effect(np.array(without))), 0.0
+            )
         return parts
 
-    def _points(self, rows: Floats) -> Floats | None:
-        missing = np.isnan(rows[:, self.encoder.used]).mean(axis=0)
-        if len(rows) == 0 or (missing > _MOST_MISSING).any():
+    def _points(self, rows: Floats, scores: Floats) -> Floats | None:
+        """The points of a window's rows, whose scores are known; None if they miss too much."""
+        if len(rows) == 0:
             return None
-        return self.encoder.encode(rows)
+        # Categories that are not known have no score either, but are not missing.
+        if np.isnan(scores).any():
+            missing = np.isnan(rows[:, self.encoder.used]).mean(axis=0)
+            if (missing > _MOST_MISSING).any():
+                return None
+        return self.encoder.filled(np.ascontiguousarray(scores), rows)
 
 
 @dataclass(frozen=True)
@@ -126,7 +144,7 @@ def calibrate(
         fitted = [statistic.without(_some(others)) for statistic in statistics]
         for place in group:
             scores[place] = [statistic.score(points[place]) for statistic in fitted]
-    effects = np.array([_effects(statistics, row) for row in scores])
+    effects = _effects(statistics, scores)
     bias = effects.mean(axis=0)
     swing = np.quantile(effects - bias, _SWING, axis=0, method="higher")
     joint = Joint(encoder, statistics, bias, np.maximum(swing, min_effect))
@@ -140,5 +158,5 @@ def _some(windows: Sequence[Floats]) -> Floats:
 
 
 def _effects(statistics: tuple[Statistic, ...], scores: Floats) -> Floats:
-    pairs = zip(statistics, scores.tolist(), strict=True)
-    return np.array([statistic.effect(score) for statistic, score in pairs])
+    effects = [statistic.effect(scores[..., at]) for at, statistic in enumerate(statistics)]
+    return np.stack(effects, axis=-1)

@@ -65,7 +65,7 @@ class Reconstruction(Statistic):
         errors = (((points - self.center) @ self.residual) ** 2).mean()
         return float(np.log(max(errors, 1e-12)))
 
-    def effect(self, score: float) -> float:
+    def effect(self, scores: Floats) -> Floats:
         """As the index between two normal distributions whose variances differ so much."""
-        ratio = np.exp(np.clip(score, -10, 10))
-        return float(self.residual.shape[1] * (ratio + 1 / ratio - 2) / 2)
+        ratio = np.exp(np.clip(scores, -10, 10))
+        return np.asarray(self.residual.shape[1] * (ratio + 1 / ratio - 2) / 2)

@@ -32,5 +32,5 @@ class Statistic(ABC):
         """Of a window's points [n, used]."""
 
     @abstractmethod
-    def effect(self, score: float) -> float:
-        """A score in units of the population stability index, so that one limit fits all."""
+    def effect(self, scores: Floats) -> Floats:
+        """Scores [...] in units of the population stability index, so that one limit fits all."""

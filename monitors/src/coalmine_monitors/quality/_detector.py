@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from coalmine.incidents import AffectedFeature
 from coalmine.modeldir import Column
 from coalmine_monitors._incidents import Finding
+from coalmine_monitors._windows import in_pieces
 from coalmine_monitors.quality._rules import Fault, Rule, faults, longest_run
 from coalmine_monitors.quality._stream import StreamChecks
 
@@ -84,6 +85,10 @@ class QualityDetector:
     def fits(self, at: Floats) -> int:
         """How many of the rows to come, at record times [n], one `update` takes."""
         return min(len(at), self.room)
+
+    def feed(self, rows: Floats, at: Floats) -> Iterator[int]:
+        """Take any number of rows; it stops after each judged window."""
+        return in_pieces(self, rows, at)
 
     @property
     def windows(self) -> int:

@@ -92,16 +92,48 @@ class Histograms:
         """Counts [features, width] of rows [n, features]; NaN is not counted."""
         below = np.zeros((len(self.edges), self.width), dtype=np.int64)
         for start in range(0, len(rows), _BLOCK):
-            # Sorting a column and finding the edges in it takes a third of the time of finding
-            # every value among the edges: numpy sorts several values with one instruction.
-            columns = np.ascontiguousarray(rows[start : start + _BLOCK].T)
-            columns.sort(axis=1)
-            below += [
-                column.searchsorted(edge)
-                for column, edge in zip(columns, self._padded, strict=True)
-            ]
+            below += self._below(rows[start : start + _BLOCK].T)
         below[:, 1:] -= below[:, :-1].copy()
         return below
+
+    def _below(self, columns: Floats) -> Counts:
+        """How many values of each of `columns` [features, n] are below each edge [width].
+
+        Sorting a column and finding the edges in it takes a fraction of the time of finding every
+        value among the edges: numpy sorts several values with one instruction, and of those of
+        half the size twice as many. Rounding keeps the order of values but for those that become
+        equal: where one becomes equal to an edge, the column is looked at again.
+        """
+        with np.errstate(over="ignore"):  # what is beyond the largest number becomes infinite
+            short = columns.astype(np.float32, order="C")
+        short.sort(axis=1)
+        below = np.array(
+            [column.searchsorted(edges) for column, edges in zip(short, self._short, strict=True)]
+        ).reshape(len(short), self.width)
+        beside = short[np.arange(len(short))[:, None], np.minimum(below, short.shape[1] - 1)]
+        for index in np.flatnonzero((beside == self._short).any(axis=1)).tolist():
+            below[index] = self._exactly(index, columns[index], short[index])
+        return below
+
+    def _exactly(self, index: int, column: Floats, short: NDArray[np.float32]) -> Counts:
+        """As `_below` for one column, whose sorted values are `short` after rounding."""
+        with np.errstate(over="ignore"):
+            same = np.array_equal(column.astype(np.float32), column, equal_nan=True)
+        if same:
+            return np.asarray(short.searchsorted(self._next[index]))
+        return np.asarray(np.sort(column).searchsorted(self._padded[index]))
+
+    @cached_property
+    def _short(self) -> NDArray[np.float32]:
+        """Rounded edges [features, width]."""
+        with np.errstate(over="ignore"):
+            return self._padded.astype(np.float32)
+
+    @cached_property
+    def _next(self) -> NDArray[np.float32]:
+        """The smallest short numbers [features, width] that are not below the edges."""
+        above = np.nextafter(self._short, np.float32(np.inf))
+        return np.where(self._short < self._padded, above, self._short)
 
     @cached_property
     def _padded(self) -> Floats:
