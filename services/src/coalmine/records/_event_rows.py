@@ -27,8 +27,8 @@ from coalmine.protocol import (
     call_from_instances,
     decode_v2,
 )
+from coalmine.records._arrays import number_array, text_array
 from coalmine.records._cloudevents import Event
-from coalmine.records._decode import number_array, text_array
 from coalmine.records._errors import MalformedEventError, SchemaError
 from coalmine.records._event_window import Call
 from coalmine.records._schema import BASE_FIELDS, record_schema
