@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import errno
 import os
+import shutil
 import subprocess
 import sys
 import textwrap
@@ -278,12 +279,13 @@ async def test_segments_are_written_over_and_what_was_in_them_is_never_shipped_a
             names.append(f"last{number}")
             first.emit(make_record(names[-1], rows=40))
         assert spool_stats(spool).pending_rows == first.stats().pending_rows > 0  # read outside
-    files = [(int(path.stem), path.read_bytes()) for path in spool.glob("*.frames")]
-    ends = [(scan(data, seq=seq).end, len(data)) for seq, data in files]
-    assert any(end < size for end, size in ends)  # old frames lie behind the new ones
+        killed = shutil.copytree(spool, tmp_path / "killed")
+    files = [(int(path.stem), path.read_bytes()) for path in killed.glob("*.frames")]
+    stale = [data[scan(data, seq=seq).end :] for seq, data in files]
+    assert any(any(behind) for behind in stale)  # old frames lie behind the new ones
     assert first.stats().dropped_rows == 0
     collector.moody.mood = "ok"
-    async with _started(_emitter(spool, collector.url, card, max_bytes=200_000)) as again:
+    async with _started(_emitter(killed, collector.url, card, max_bytes=200_000)) as again:
         names.append("after")
         again.emit(make_record("after", rows=40))
     assert read_ids(collector.log) == _keys(names, 40)
@@ -332,7 +334,7 @@ async def test_a_full_spool_drops_and_counts_also_across_restarts(
 
 
 def test_a_full_disk_drops_counts_and_recovers(tmp_path: Path) -> None:
-    """A limit on file size stops a write half-way, as a full disk does."""
+    """A limit on the size of files: not even a segment for one frame has space."""
     code = textwrap.dedent(
         """
         import resource, sys
@@ -349,7 +351,7 @@ def test_a_full_disk_drops_counts_and_recovers(tmp_path: Path) -> None:
         x = np.zeros(100)
         def emit():
             emitter.emit(InferenceRecord("r", 1.0, "v2", 1, {"x": x}, {}))
-        resource.setrlimit(resource.RLIMIT_FSIZE, (5000, resource.RLIM_INFINITY))
+        resource.setrlimit(resource.RLIMIT_FSIZE, (1000, resource.RLIM_INFINITY))
         for _ in range(20):
             emit()
         full = emitter.stats()
@@ -366,7 +368,7 @@ def test_a_full_disk_drops_counts_and_recovers(tmp_path: Path) -> None:
     subprocess.run([sys.executable, "-c", code, str(tmp_path / "spool")], check=True)
 
 
-async def test_a_segment_whose_first_row_failed_is_used_for_the_next(
+async def test_a_segment_for_which_there_is_no_space_costs_its_first_rows_alone(
     tmp_path: Path,
     card: ModelCard,
     make_record: MakeRecord,
@@ -375,25 +377,40 @@ async def test_a_segment_whose_first_row_failed_is_used_for_the_next(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     spool = tmp_path / "spool"
-    emitter = _emitter(spool, collector.url, card, max_bytes=40_000)
-    real, calls = os.pwritev, 0
+    emitter = _emitter(spool, collector.url, card, max_bytes=80_000)
 
-    def full_at_the_second_call(descriptor: int, parts: Any, offset: int) -> int:
-        nonlocal calls
-        calls += 1
-        if calls == 2:
-            raise OSError(errno.ENOSPC, "No space left on device")
-        return real(descriptor, parts, offset)
+    def full(descriptor: int, data: bytes, offset: int) -> int:
+        raise OSError(errno.ENOSPC, "No space left on device")
 
     with monkeypatch.context() as patch:
-        patch.setattr(os, "pwritev", full_at_the_second_call)
+        patch.setattr(os, "pwrite", full)
         emitter.emit(make_record("lost", rows=1))
-    emitter.emit(make_record("large", rows=64))
+    assert not list(spool.glob("*.frames"))
+    emitter.emit(make_record("first", rows=64))
+    emitter.emit(make_record("large", rows=128))  # more than a segment usually takes
     emitter.emit(make_record("small", rows=64))
     async with _started(emitter):
         pass
-    assert read_ids(collector.log) == _keys(["large", "small"], 64)
+    kept = [*_keys(["first"], 64), *_keys(["large"], 128), *_keys(["small"], 64)]
+    assert read_ids(collector.log) == kept
     assert spool_stats(spool).dropped["write_error"] == 1
+
+
+async def test_a_row_too_large_for_what_is_left_of_the_spool_leaves_nothing_behind(
+    tmp_path: Path, card: ModelCard, make_record: MakeRecord, collector: Any, read_ids: ReadIds
+) -> None:
+    """Behind a segment that has its layout already, and no row."""
+    spool = tmp_path / "spool"
+    emitter = _emitter(spool, collector.url, card, max_bytes=80_000)
+    emitter.emit(make_record("first", rows=8))
+    other = emitter.of_version(card=card, model_version="9")
+    other.emit(make_record("huge", rows=1000))
+    other.emit(make_record("next", rows=8))
+    async with _started(emitter):
+        pass
+    assert read_ids(collector.log) == _keys(["first", "next"], 8)
+    assert spool_stats(spool).dropped["spool_full"] == 1000
+    assert not list(spool.glob("*.frames"))
 
 
 async def test_a_wrong_record_is_counted_and_the_prediction_goes_on(
@@ -409,29 +426,18 @@ async def test_a_wrong_record_is_counted_and_the_prediction_goes_on(
     assert stats.emitted_rows == 7
 
 
-async def test_requests_answered_together_are_kept_in_one_write(
-    tmp_path: Path,
-    card: ModelCard,
-    make_record: MakeRecord,
-    collector: Any,
-    read_ids: ReadIds,
-    monkeypatch: pytest.MonkeyPatch,
+async def test_requests_answered_together_are_kept_in_one_frame(
+    tmp_path: Path, card: ModelCard, make_record: MakeRecord, collector: Any, read_ids: ReadIds
 ) -> None:
     whole = make_record("all", rows=6)
     requests = [AnsweredRequest(f"r{n}", 1.0, "v2", 5, n) for n in (1, 2, 3)]
-    real, calls = os.pwritev, []
-
-    def counting(descriptor: int, parts: Any, offset: int) -> int:
-        calls.append(descriptor)
-        return real(descriptor, parts, offset)
-
     assert whole.outputs is not None
     async with _started(_emitter(tmp_path / "spool", collector.url, card)) as emitter:
         emitter.emit(make_record("first", rows=1))  # begins the segment
-        with monkeypatch.context() as patch:
-            patch.setattr(os, "pwritev", counting)
-            emitter.emit_batch(requests, whole.inputs, whole.outputs, batch_rows=6)
-        assert len(calls) == 1
+        emitter.emit_batch(requests, whole.inputs, whole.outputs, batch_rows=6)
+        (segment,) = (tmp_path / "spool").glob("*.frames")
+        found = scan(segment.read_bytes())
+        assert (len(found.starts), found.rows) == (3, 7)  # the layout, the first, all of them
         too_few = {"features": np.zeros((5, 24), np.float32)}
         emitter.emit_batch(requests, too_few, whole.outputs, batch_rows=6)
     assert read_ids(collector.log) == [

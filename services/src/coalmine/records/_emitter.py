@@ -17,7 +17,7 @@ from coalmine.records._framing import framed
 from coalmine.records._shipper import Shipper
 from coalmine.records._sink import open_sink
 from coalmine.records._spool import Spool
-from coalmine.records._types import AnsweredRequest, InferenceRecord, SpoolStats
+from coalmine.records._types import AnsweredTuple, InferenceRecord, SpoolStats
 
 __all__ = ["RecordEmitter", "drain_spool"]
 
@@ -88,7 +88,7 @@ class RecordEmitter:
 
     def emit_batch(
         self,
-        requests: Sequence[AnsweredRequest],
+        requests: Sequence[AnsweredTuple],
         inputs: Mapping[str, NDArray[Any]],
         outputs: Mapping[str, NDArray[Any]],
         *,
@@ -96,12 +96,15 @@ class RecordEmitter:
     ) -> None:
         """Keep the records of requests that were answered together, as `emit` does, in one write.
 
-        The tensors hold the rows of all requests, one after another.
+        The tensors hold the rows of all requests, one after another; a request is told as
+        `AnsweredRequest` or as the plain tuple of the same values.
         """
         try:
             made = self._layout.encode_batch(requests, inputs, outputs, batch_rows=batch_rows)
         except Exception:
-            self._spool.drop("malformed", sum([max(request.rows, 1) for request in requests]))
+            self._spool.drop(
+                "malformed", sum([max(rows, 1) for _, _, _, _, rows, _, _ in requests])
+            )
         else:
             self._spool.append(made, header=self._header)
 

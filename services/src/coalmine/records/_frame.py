@@ -23,7 +23,7 @@ from coalmine.modeldir import ModelCard
 from coalmine.records._errors import SchemaError
 from coalmine.records._framing import Frame, framed
 from coalmine.records._schema import record_schema
-from coalmine.records._types import AnsweredRequest, InferenceRecord
+from coalmine.records._types import AnsweredRequest, AnsweredTuple, InferenceRecord
 
 __all__ = ["GROUP", "HEAD", "PROTOCOLS", "Layout"]
 
@@ -159,7 +159,7 @@ class Layout:
 
     def encode_batch(
         self,
-        requests: Sequence[AnsweredRequest],
+        requests: Sequence[AnsweredTuple],
         inputs: Mapping[str, NDArray[Any]],
         outputs: Mapping[str, NDArray[Any]],
         *,
@@ -197,7 +197,7 @@ class Layout:
 
 
 def _top(
-    requests: Sequence[AnsweredRequest],
+    requests: Sequence[AnsweredTuple],
     batch_rows: int,
     answered: bool = True,
     *,

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import contextlib
+import mmap
 import os
 from collections import deque
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from coalmine.records._errors import SchemaError
 from coalmine.records._frame import Layout
 from coalmine.records._framing import PREFIX, first_payload, scan
 
-__all__ = ["SPARE", "SUFFIX", "Chunk", "Mark", "Segment", "last_seq", "recover"]
+__all__ = ["SPARE", "SUFFIX", "Chunk", "Mark", "Segment", "last_seq", "recover", "room"]
 
 SUFFIX = ".frames"
 #: Of a segment that was shipped, to be written over.
@@ -68,7 +71,14 @@ class Segment:
     """Sequence number of its first row."""
 
     size: int
-    fd: int = -1
+    """Where its last frame ends; behind it the file is empty, or stale."""
+
+    room: int
+    """Bytes of the file."""
+
+    map: mmap.mmap | None = None
+    """The file as memory, as long as it is written to or likely to be soon."""
+
     header: bytes = b""
     marks: deque[Mark] = field(default_factory=deque)
     """The beginning, and where to stop on the way to its end."""
@@ -77,9 +87,32 @@ class Segment:
     """Whether this process writes it; what another left is looked through when its turn comes."""
 
     def begin(self, header: bytes) -> None:
-        """Note that the header is there, and nothing else yet."""
+        """Put the header in front, and nothing else yet."""
+        self.write([header])
         self.header = header
         self.marks.append(Mark(self.size, self.first))
+
+    def write(self, parts: Sequence[Any]) -> None:
+        """Put some pieces of bytes behind each other at the end; there must be room for them."""
+        memory, at = self.map, self.size
+        assert memory is not None, "the segment is not written to"
+        for part in parts:
+            end = at + len(part)
+            memory[at:end] = part
+            at = end
+        self.size = at
+
+    def unmap(self) -> None:
+        """Nothing more is written, for now."""
+        if self.map is not None:
+            self.map.close()
+            self.map = None
+
+    def close(self) -> None:
+        """Nothing more is ever written: the file ends where its last frame does."""
+        self.unmap()
+        with contextlib.suppress(OSError):  # then it is cut by whoever opens the spool
+            os.truncate(self.path, self.size)
 
     def mark(self, seq: int, *, coming: int = 0) -> None:
         """Note the end as a place to stop, if what is `coming` would make too much at once."""
@@ -117,12 +150,34 @@ class Segment:
             self.marks.append(place)
 
 
+def room(path: Path, size: int) -> mmap.mmap:
+    """The first `size` bytes of a file as memory, which the process may die without losing.
+
+    They are written once, so that the disk has space for them and the system has pages: what is
+    kept here later can neither fail nor wait. OSError if there is no space.
+    """
+    descriptor = os.open(path, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o644)
+    try:
+        missing = size - os.fstat(descriptor).st_size
+        if missing > 0:
+            os.posix_fallocate(descriptor, 0, size)
+            if os.pwrite(descriptor, bytes(missing), size - missing) != missing:
+                raise OSError("short write")
+        return mmap.mmap(descriptor, size, flags=mmap.MAP_SHARED | mmap.MAP_POPULATE)
+    finally:
+        os.close(descriptor)
+
+
 def recover(directory: Path, acknowledged: int) -> tuple[deque[Segment], int]:
     """The segments that still hold something to ship, and the next sequence number."""
     for spare in directory.glob(f"*{SPARE}"):
         spare.unlink()
     paths = sorted(directory.glob(f"*{SUFFIX}"))
-    segments = [Segment(path, int(path.stem), path.stat().st_size, is_ours=False) for path in paths]
+    segments = [
+        Segment(path, int(path.stem), size, size, is_ours=False)
+        for path in paths
+        for size in (path.stat().st_size,)
+    ]
     if not segments:
         return deque(), acknowledged + 1
     newest = segments[-1]
@@ -133,7 +188,7 @@ def recover(directory: Path, acknowledged: int) -> tuple[deque[Segment], int]:
         # Killed before its first row: the next segment will have the same name.
         segments.pop().path.unlink()
     else:
-        newest.size = scan(data, seq=newest.first).end
+        newest.size = newest.room = scan(data, seq=newest.first).end
         os.truncate(newest.path, newest.size)
     ends = [*(segment.first - 1 for segment in segments[1:]), last][: len(segments)]
     kept: deque[Segment] = deque()

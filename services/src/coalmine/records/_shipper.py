@@ -18,11 +18,13 @@ from coalmine.records._types import BatchId
 
 __all__ = ["Shipper"]
 
-#: How long rows may wait to travel together; what a monitor sees is that much older.
-_LINGER = 0.2
+#: How long rows may wait to travel together; what a monitor sees is that much older. The longer a
+#: delivery took, the longer the next one waits: each holds up the requests of that moment, and
+#: fewer than one in a hundred shall notice.
+_LINGER, _LONGEST_LINGER, _LINGER_SHARE = 0.2, 1.0, 500.0
 _GRACE = 1.0
 #: Seconds of rest for each second of work, for predictions need the processor more. What comes in a
-#: burst waits in the spool; while that is more than half full there is no rest.
+#: burst waits in the spool; while too much does there is no rest.
 _REST = 7.0
 _FIRST_DELAY, _LAST_DELAY = 0.05, 5.0
 
@@ -59,6 +61,7 @@ class Shipper:
     def _run(self) -> None:
         failures = 0
         while not self._stopped.is_set():
+            began = time.thread_time()
             try:
                 done = self._ship_all()
             except Exception:
@@ -70,7 +73,8 @@ class Shipper:
             failures = 0
             if done and self._draining.is_set():
                 break
-            self._draining.wait(_LINGER)
+            worked = time.thread_time() - began
+            self._draining.wait(min(max(_LINGER, _LINGER_SHARE * worked), _LONGEST_LINGER))
         self._sink.close()
 
     def _ship_all(self) -> bool:
@@ -81,7 +85,7 @@ class Shipper:
                 return False
             if chunk.is_newest and not self._draining.is_set():
                 return False  # all there was: let the next rows gather
-            if not self._spool.is_half_full:
+            if not self._spool.is_behind:
                 self._draining.wait(_REST * (time.thread_time() - began))
         return True
 

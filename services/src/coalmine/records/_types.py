@@ -92,6 +92,10 @@ class AnsweredRequest(NamedTuple):
     caller: int = CALLER_UNKNOWN
 
 
+#: The same as a plain tuple, which is made in a fifth of the time.
+AnsweredTuple = tuple[str, float, Protocol, int, int, int, int]
+
+
 class Label(NamedTuple):
     """The truth about one row of one request, delivered later."""
 

@@ -13,7 +13,7 @@ from typing import Any
 
 from coalmine.clock import Clock
 from coalmine.protocol import Tensors
-from coalmine.records import CALLER_UNKNOWN, AnsweredRequest, InferenceRecord, RecordEmitter
+from coalmine.records import CALLER_UNKNOWN, AnsweredTuple, InferenceRecord, RecordEmitter
 from coalmine.records import Protocol as ProtocolName
 from coalmine.serving._batch import Batch, Ticket
 from coalmine.serving._errors import ModelFailedError
@@ -101,7 +101,7 @@ def deliver(
     metrics.rows.observe(rows, len(answered))
     metrics.stepped(computed.steps, running=ran - started, requests=len(answered))
     observe, count = metrics.queue.observe, metrics.answered
-    records = []
+    records: list[AnsweredTuple] = []
     for request in answered:
         arrived = request.arrived
         waited, took = started - request.since, now - arrived
@@ -109,7 +109,7 @@ def deliver(
         count(request.protocol, 200, took)
         if emitter is not None:
             records.append(
-                AnsweredRequest(
+                (
                     request.request_id,
                     before + arrived,
                     request.protocol,
