@@ -11,6 +11,9 @@ import httpx
 import pytest
 import uvicorn
 
+from coalmine.serving._errors import PredictorAnswerError
+from coalmine.serving._transformer_remote import specs_of
+
 from .alone import get, until, until_true, v2
 from .upstream import GOOD, Upstream
 
@@ -91,6 +94,12 @@ def test_a_span_of_its_own_is_the_predictors_parent(
         (200, {"outputs": [{**GOOD["outputs"][0], "datatype": "INT32"}]}, 502, "int32"),
         (
             200,
+            {"outputs": [{**GOOD["outputs"][0], "parameters": "x"}]},
+            502,
+            "cannot be read",
+        ),
+        (
+            200,
             {"outputs": [{**GOOD["outputs"][0], "shape": [3], "data": [0, 1, 2]}]},
             502,
             "of shape [3], not INT64 of [2]",
@@ -113,6 +122,13 @@ def test_the_predictors_errors_mean_what_they_say(
     assert "secret" not in answer.text
     if ours == 429:
         assert answer.headers["retry-after"] == "7"
+
+
+@pytest.mark.parametrize("shape", [None, 5, "ab", [1.5], ["x"], [None]])
+def test_metadata_that_is_none_is_the_predictors_fault(shape: Any) -> None:
+    """And not ours: the transformer goes on asking."""
+    with pytest.raises(PredictorAnswerError, match="the metadata of the predictor at here"):
+        specs_of([("x", "FP32", shape)], where="here")
 
 
 def test_only_what_was_not_begun_is_tried_again(

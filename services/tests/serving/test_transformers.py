@@ -13,6 +13,7 @@ from typing import Any
 
 import httpx
 import numpy as np
+import orjson
 import pytest
 import tritonclient.grpc as triton_grpc
 import tritonclient.http as triton_http
@@ -196,6 +197,22 @@ def test_pictures_over_every_protocol(pictures: Any) -> None:
     answer = httpx.post(url, json={"instances": [instances[0], {"b64": "R0lGODlh"}]})
     assert answer.status_code == 400
     assert answer.json()["error"] == "image, row 1: not a JPEG or PNG file"
+
+
+def test_what_is_small_to_send_cannot_be_large_for_the_model(pictures: Any) -> None:
+    """Four bytes a row, and 768 for the network: refused before any are allocated."""
+    rows = 400_000
+    tensor: dict[str, Any] = {"name": "image", "datatype": "BYTES", "shape": [rows]}
+    tensor["parameters"] = {"binary_data_size": 4 * rows}
+    head = orjson.dumps({"inputs": [tensor]})
+    answer = httpx.post(
+        f"{pictures.url}/v2/models/colours/infer",
+        content=head + bytes(4 * rows),
+        headers={"inference-header-content-length": str(len(head))},
+        timeout=60,
+    )
+    assert answer.status_code == 400
+    assert answer.json()["error"].endswith("send at most 349525 in one request")
 
 
 @pytest.mark.parametrize(

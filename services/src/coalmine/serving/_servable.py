@@ -32,7 +32,13 @@ from coalmine.serving._metrics import ModelMetrics
 from coalmine.serving._model import Laned, Runnable
 from coalmine.serving._open import Opened, open_model
 from coalmine.serving._options import ServeOptions
-from coalmine.serving._transform import Transforming, client_signature, load_transformer
+from coalmine.serving._transform import (
+    Transforming,
+    check_growth,
+    client_signature,
+    load_transformer,
+    row_bytes,
+)
 
 __all__ = ["Servable"]
 
@@ -53,6 +59,8 @@ class _Compute:
     model: Runnable
     transformer: Transforming | None
     clock: Clock
+    row_bytes: int
+    """Of what the transformer makes of one row."""
 
     def __call__(self, tensors: Tensors) -> Computed:
         try:
@@ -75,8 +83,8 @@ class _Compute:
             _log.exception("the model failed")
             raise ModelFailedError("the model failed on this request") from error
 
-    @staticmethod
-    def _preprocess(transformer: Transforming, tensors: Tensors) -> Tensors:
+    def _preprocess(self, transformer: Transforming, tensors: Tensors) -> Tensors:
+        check_growth(min(map(len, tensors.values()), default=0), self.row_bytes)
         try:
             return transformer.preprocess(tensors)
         except ValueError as error:  # the contract of a transformer: the client's mistake
@@ -126,11 +134,15 @@ class Servable:
             spec.name: np.empty((0, *(max(n, 0) for n in spec.shape[1:])), dtype=spec.dtype)
             for spec in self.signature.outputs
         }
-        self._compute = _Compute(model, transformer, clock)
+        grown = row_bytes(model.signature.inputs)
+        self._compute = _Compute(model, transformer, clock, grown)
         specs = (*seen.inputs, *model.signature.inputs)
         laned = model if isinstance(model, Laned) else None
         if laned and laned.max_batch_rows:
             limits = replace(limits, batch_rows=min(limits.batch_rows, laned.max_batch_rows))
+        if transformer is not None:  # what clients send says little of what the network gets
+            most = max(1, limits.batch_bytes // max(grown, 1))
+            limits = replace(limits, batch_rows=min(limits.batch_rows, most))
         self._batcher = Batcher(
             self._compute,
             batchable=model.batchable and all(spec.shape[:1] == (-1,) for spec in specs),

@@ -11,14 +11,18 @@ import importlib
 import os
 import sys
 from collections.abc import Iterable
+from math import prod
 from pathlib import Path
 from typing import Any, Protocol, cast
 
 from coalmine.modeldir import TRANSFORMER_FILE
-from coalmine.protocol import Signature, Tensors, TensorSpec
+from coalmine.protocol import Signature, SignatureError, Tensors, TensorSpec
 from coalmine.serving._errors import ModelLoadError
 
-__all__ = ["Transforming", "client_signature", "load_transformer"]
+__all__ = ["Transforming", "check_growth", "client_signature", "load_transformer", "row_bytes"]
+
+#: Bytes that the rows of one request may come to once they are transformed.
+_MOST_BYTES = 256 * 1024**2
 
 
 class Transforming(Protocol):
@@ -119,6 +123,27 @@ def client_signature(transformer: Transforming, model: Signature) -> Signature:
         _agree(takes, had, "takes", "gives")
     outputs = getattr(transformer, "outputs", None)
     return Signature(tuple(transformer.inputs), model.outputs if outputs is None else outputs)
+
+
+def row_bytes(specs: Iterable[TensorSpec]) -> int:
+    """Bytes of one row of these tensors, as far as their sizes are known.
+
+    >>> row_bytes([TensorSpec("pixels", "FP32", (-1, 3, 224, 224))])
+    602112
+    """
+    return sum(spec.dtype.itemsize * prod(max(n, 1) for n in spec.shape[1:]) for spec in specs)
+
+
+def check_growth(rows: int, each: int) -> None:
+    """SignatureError if so many rows, of so many bytes each, are too many for one request.
+
+    What a client sends is bounded by its bytes; a picture of 70 bytes becomes 600,000 of them.
+    """
+    if rows * each > _MOST_BYTES:
+        raise SignatureError(
+            f"{rows} rows come to {rows * each} bytes for the model; send at most "
+            f"{_MOST_BYTES // each} in one request"
+        )
 
 
 def _agree(said: Iterable[TensorSpec], found: Iterable[TensorSpec], ours: str, theirs: str) -> None:

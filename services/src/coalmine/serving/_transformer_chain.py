@@ -15,7 +15,12 @@ from coalmine.protocol import ProtocolError, Signature, SignatureError, Tensors
 from coalmine.serving._batch import Steps
 from coalmine.serving._errors import ModelFailedError, PredictorUnavailableError
 from coalmine.serving._spans import span_of_step
-from coalmine.serving._transform import Transforming, client_signature
+from coalmine.serving._transform import (
+    Transforming,
+    check_growth,
+    client_signature,
+    row_bytes,
+)
 from coalmine.serving._transformer_options import PredictorOptions
 from coalmine.serving._transformer_remote import (
     Answer,
@@ -88,6 +93,7 @@ class Chain:
             transformer, Signature(described.inputs, described.outputs)
         )
         self.version = described.version
+        self._row_bytes = row_bytes(described.inputs)
         self._clock = clock
         self._inline_rows = _inline_rows(transformer, clock)
         self._pool = ThreadPoolExecutor(_THREADS, thread_name_prefix="transformer")
@@ -113,6 +119,7 @@ class Chain:
         SignatureError for what cannot be transformed; ModelFailedError if the transformer breaks;
         else the predictor's own errors (`_transformer_remote.failure`).
         """
+        check_growth(rows, self._row_bytes)
         began = self._clock.monotonic()
         with span_of_step("preprocess"):
             features = await self._call(self._preprocess, tensors, rows)

@@ -100,7 +100,7 @@ class HttpPredictor:
                 outputs = _v1_outputs(content, described)
             else:
                 outputs = _v2_outputs(content, found.get(_LENGTH))
-        except (ProtocolError, KeyError, TypeError, ValueError) as error:
+        except (ProtocolError, AttributeError, KeyError, TypeError, ValueError) as error:
             raise PredictorAnswerError(
                 f"the answer of the predictor at {self._base} cannot be read: {error}"
             ) from error

@@ -135,8 +135,11 @@ def seconds(timeout: float) -> str:
 def specs_of(items: list[tuple[str, str, list[int]]], *, where: str) -> tuple[TensorSpec, ...]:
     """Tensors as metadata describes them; PredictorAnswerError for what is no description."""
     try:
+        for name, _, shape in items:
+            if not isinstance(name, str) or not all(type(size) is int for size in shape):
+                raise ValueError(f"a tensor {name!r:.80} of shape {shape!r:.80}")
         return tuple(TensorSpec(name, kind, tuple(shape)) for name, kind, shape in items)
-    except ValueError as error:
+    except (TypeError, ValueError) as error:
         raise PredictorAnswerError(f"the metadata of the predictor at {where}: {error}") from error
 
 
