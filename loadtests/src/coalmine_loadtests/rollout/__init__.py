@@ -5,12 +5,13 @@ servers are small, since the models do not matter. `run_chaos` and `run_weights`
 bench chaos-rollout` and `coalmine bench weights` call.
 """
 
-from coalmine_loadtests.rollout._chaos import ChaosOptions, ChaosReport, run_chaos
+from coalmine_loadtests.rollout._chaos import ChaosOptions, ChaosReport, Kill, run_chaos
 from coalmine_loadtests.rollout._weights import WeightsOptions, WeightsReport, run_weights
 
 __all__ = [
     "ChaosOptions",
     "ChaosReport",
+    "Kill",
     "WeightsOptions",
     "WeightsReport",
     "run_chaos",

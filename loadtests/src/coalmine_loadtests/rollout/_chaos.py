@@ -13,13 +13,14 @@ from collections.abc import Callable
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Self
 
 from coalmine.arms import Arm
 from coalmine.clock import SYSTEM_CLOCK
 from coalmine.gateway import EnvoyGateway
 from coalmine.rollout import RolloutRefused, replay
 from coalmine.rollout._commands import Command, command, start
-from coalmine.rollout._state import Rollout
+from coalmine.rollout._state import Phase, Rollout
 from coalmine.rollout._store import Store
 from coalmine.spec import GuardsSpec, RolloutSpec, ShadowSpec, StepSpec
 from coalmine.stack import read_arms
@@ -29,7 +30,7 @@ from coalmine_loadtests.rollout._load import Load
 from coalmine_loadtests.rollout._registry import SICK, Registry
 from coalmine_loadtests.rollout._watch import Watch
 
-__all__ = ["ChaosOptions", "ChaosReport", "run_chaos"]
+__all__ = ["ChaosOptions", "ChaosReport", "Kill", "run_chaos"]
 
 #: Quick to decide: what is tried is the way, not the judge.
 _POLICY = RolloutSpec(
@@ -45,11 +46,19 @@ _POLICY = RolloutSpec(
 _LONGEST_LIFE = 1.6
 #: Of the lives, those that are not ended before they have the lease, and how long that may take.
 _ACTS, _PATIENCE_S = 0.85, 10.0
-#: A little more than the controller's.
-_TICK = 0.6
+#: Seconds after a change of phase: its effects come in the first hundredths, the next look within
+#: a little more than the controller's tick.
+_AFTER = (0.02, 0.1, 0.6)
 #: Of the rollouts, those that somebody interferes with, and how.
 _INTERFERES = 0.3
+#: Of the lives that find a rollout held, those in which it may go on.
+_RESUMES = 0.5
 _COMMANDS: tuple[Command, ...] = ("abort", "promote", "pause", "resume")
+#: The phases in which the outcome is decided and the world is brought to it.
+_DECIDED = {
+    **dict.fromkeys((Phase.SWITCH, Phase.REPLACE, Phase.SETTLE, Phase.RECORD), "promotion"),
+    Phase.REVERT: "rollback",
+}
 #: How long the last controller has to bring everything to rest, in seconds.
 _REST_S = 90.0
 
@@ -65,14 +74,47 @@ class ChaosOptions:
     """Where everything is kept; None: a temporary directory."""
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Kill:
+    """An instant at which a controller died, as its database tells."""
+
+    time: float
+    rollout: str | None
+    """The one that was under way; None: none was."""
+
+    state: str
+    """`idle`, `pending`, `shadowing`, `stepping`, `holding`, `promotion` or `rollback`."""
+
+    phase: str
+    since_entry: float | None
+    """Seconds since the rollout's newest entry in the ledger: right after it come its effects."""
+
+    acting: bool
+    """Whether it had the lease already."""
+
+    @classmethod
+    def of(cls, store: Store, pid: int) -> Self:
+        """As it is now; call it when the controller is dead."""
+        now, rollout, acting = SYSTEM_CLOCK.time(), store.view().rollout, _acts(store, pid)
+        if rollout is None:
+            return cls(
+                time=now, rollout=None, state="idle", phase="idle", since_entry=None, acting=acting
+            )
+        return cls(
+            time=now,
+            rollout=rollout.id,
+            state=_DECIDED.get(rollout.phase, rollout.state),
+            phase=rollout.phase.value,
+            since_entry=now - store.ledger(rollout.id)[-1].time,
+            acting=acting,
+        )
+
+
 @dataclass(slots=True)
 class ChaosReport:
     """What happened."""
 
-    kills: int = 0
-    killed_in: dict[str, int] = field(default_factory=dict)
-    """Kills by the phase that the rollout was in; `idle`: none was under way."""
-
+    killed: list[Kill] = field(default_factory=list)
     outcomes: dict[str, int] = field(default_factory=dict)
     requests: int = 0
     failed: list[str] = field(default_factory=list)
@@ -86,6 +128,11 @@ class ChaosReport:
     verdicts: int = 0
     replayed_otherwise: int = 0
     seconds: float = 0.0
+
+    @property
+    def kills(self) -> int:
+        """How often a controller was killed."""
+        return len(self.killed)
 
     @property
     def passed(self) -> bool:
@@ -147,11 +194,8 @@ class _Chaos:
             pid = await _new_controller(nursery)
             self._meddle(store)
             await self._let_live(store, pid)
-            rollout = store.view().rollout
             os.kill(pid, signal.SIGKILL)
-            self._report.kills += 1
-            phase = "idle" if rollout is None else rollout.phase.value
-            self._report.killed_in[phase] = self._report.killed_in.get(phase, 0) + 1
+            self._report.killed.append(Kill.of(store, pid))
             self._progress(self._report)
 
     async def _let_live(self, store: Store, pid: int) -> None:
@@ -168,7 +212,7 @@ class _Chaos:
         eager, before = self._chance.random() < 0.5, _moment(store)
         while SYSTEM_CLOCK.monotonic() < until:
             if eager and _moment(store) != before:
-                await asyncio.sleep(self._chance.uniform(0.0, _TICK))
+                await asyncio.sleep(self._chance.uniform(0.0, self._chance.choice(_AFTER)))
                 return
             await asyncio.sleep(0.01)
 
@@ -178,7 +222,8 @@ class _Chaos:
         if rollout is None:
             self._offer(store)
         elif rollout.held is not None:
-            self._command(store, rollout, "resume")
+            if self._chance.random() < _RESUMES:
+                self._command(store, rollout, "resume")
         elif self._chance.random() < _INTERFERES:
             self._command(store, rollout, self._chance.choice(_COMMANDS))
 
