@@ -90,7 +90,7 @@ def control(tmp_path: Path) -> Iterator[Control]:
         thread.join()
 
 
-def test_help_answers_at_once_and_imports_nothing_heavy() -> None:
+def test_help_imports_nothing_heavy() -> None:
     program = (
         "import sys; sys.argv = ['coalmine', '--help']\n"
         "from coalmine.cli import main\n"
@@ -100,13 +100,11 @@ def test_help_answers_at_once_and_imports_nothing_heavy() -> None:
         " 'httpx', 'yaml'} & set(sys.modules)\n"
         "sys.exit(f'imported: {heavy}' if heavy else 0)\n"
     )
-    started = time.monotonic()
     done = subprocess.run(
         (sys.executable, "-c", program), capture_output=True, text=True, check=False
     )
     assert done.returncode == 0, done.stderr
     assert "rollout" in done.stdout
-    assert time.monotonic() - started < 5, "and that is on a busy machine"
 
 
 @pytest.mark.parametrize(
@@ -245,8 +243,11 @@ def test_a_control_process_that_restarts_is_named(coalmine: Any, tmp_path: Path)
         parts = (Part("control", None, "http://127.0.0.1:9"),)
         state.write_running(Running("ev", "coalmine.yaml", 10, 100.0, parts))
         done = coalmine("rollout", "history", "--state", "s")
-    assert done.code == 1
+        abort = coalmine("rollout", "abort", "--state", "s")
+    assert (done.code, abort.code) == (1, 1)
     assert "rollout does not answer" in done.err
+    assert "coalmine rollout abort --direct" in abort.err
+    assert "--direct" not in done.err
 
 
 def test_a_rollout_is_started_and_steered(coalmine: Any, control: Control) -> None:
@@ -262,10 +263,10 @@ def test_a_rollout_is_started_and_steered(coalmine: Any, control: Control) -> No
     new = {"id": "r-2", "version": "4", "state": "stepping", "started": 2.0}
     control.answers = {
         "/rollout/v1/rollouts": (200, {"rollouts": [old, new]}),
-        "/rollout/v1/rollouts/r-2/abort": (200, {"state": "aborted"}),
+        "/rollout/v1/rollouts/r-2/abort": (200, {"state": "stepping", "stage": "revert"}),
         "/rollout/v1/rollouts/r-2": (200, {**new, "ledger": []}),
     }
-    assert coalmine("rollout", "abort").out == "rollout r-2: aborted\n"
+    assert coalmine("rollout", "abort").out == "rollout r-2: stepping, now at revert\n"
     lines = coalmine("rollout", "history").out.splitlines()
     assert lines[0] == "r-2  1970-01-01 00:00:02  version 4  stepping"
     assert lines[1].endswith("version 3  rolled_back  more errors")
@@ -274,6 +275,12 @@ def test_a_rollout_is_started_and_steered(coalmine: Any, control: Control) -> No
     assert "no rollout runs" in coalmine("rollout", "pause").err
     control.answers["/rollout/v1/rollouts"] = (200, {"rollouts": []})
     assert "no rollout yet" in coalmine("rollout", "history").err
+
+
+def test_what_is_no_id_leads_nowhere_else(coalmine: Any, control: Control) -> None:
+    control.answers = {"/rollout/v1/weights": (200, {"weights": {}})}
+    for command in ("status", "explain", "abort"):
+        assert coalmine("rollout", command, "../weights").code == 1
 
 
 def test_a_refusal_is_told_in_the_services_words(coalmine: Any, control: Control) -> None:

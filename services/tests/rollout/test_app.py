@@ -167,13 +167,20 @@ async def test_commands_and_refusals(client: httpx.AsyncClient) -> None:
         ("POST", "/v1/rollouts", {}, 400, "version: Field required"),
         ("POST", "/v1/rollouts", {"version": "3", "shade": 1}, 400, "shade: Extra inputs"),
         ("POST", "/v1/rollouts", {"version": ""}, 400, "version: String should have"),
+        ("POST", "/v1/rollouts", b'{"version": ', 400, "body: this is not JSON"),
+        ("POST", "/v1/rollouts", None, 400, "body: Field required"),
+        ("GET", "/v1/rolouts", None, 404, "GET /v1/rolouts: Not Found"),
+        ("DELETE", "/v1/rollouts/r9", None, 405, "DELETE /v1/rollouts/r9: Method Not Allowed"),
         ("POST", "/v1/rollouts/r9/explode", None, 400, "what: Input should be 'pause'"),
     ],
 )
 async def test_what_cannot_be_done_is_said(
     client: httpx.AsyncClient, method: str, path: str, body: Any, status: int, message: str
 ) -> None:
-    answer = await client.request(method, path, json=body)
+    sent: dict[str, Any] = {"json": body}
+    if isinstance(body, bytes):
+        sent = {"content": body, "headers": {"content-type": "application/json"}}
+    answer = await client.request(method, path, **sent)
     assert answer.status_code == status
     assert answer.json()["error"].startswith(message)
 

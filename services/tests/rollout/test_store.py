@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import sqlite3
 import threading
+from contextlib import closing
+from pathlib import Path
 
 import pytest
 
-from coalmine.rollout import RolloutRefused, UnknownRollout, replay
+from coalmine.rollout import RolloutError, RolloutRefused, UnknownRollout, newest_of, replay
 
 from .conftest import Stage
 
@@ -62,7 +64,25 @@ async def test_nothing_is_done_about_what_could_not_be_written(stage: Stage) -> 
 def test_a_rollout_that_does_not_exist(stage: Stage) -> None:
     with pytest.raises(UnknownRollout, match="r9"):
         stage.command("r9", "abort")
-    with pytest.raises(UnknownRollout, match="r9"):
+    with pytest.raises(UnknownRollout, match="'r9'; none was started yet"):
         replay(stage.database, "r9")
-    with pytest.raises(FileNotFoundError):
+    with pytest.raises(RolloutError, match="no such rollout database"):
         replay(stage.root / "other.db", "r9")
+
+
+@pytest.mark.parametrize("content", [b"", b"apiVersion: coalmine/v1\n", None])
+def test_a_file_that_is_no_rollout_database_stays_as_it_is(
+    tmp_path: Path, content: bytes | None
+) -> None:
+    other = tmp_path / "other.db"
+    if content is None:
+        with closing(sqlite3.connect(other)) as foreign:
+            foreign.execute("CREATE TABLE records (id)")
+    else:
+        other.write_bytes(content)
+    before = other.read_bytes()
+    for look in (newest_of, lambda database: replay(database, "r1")):
+        with pytest.raises(RolloutError, match="not a rollout database"):
+            look(other)
+    assert other.read_bytes() == before
+    assert list(tmp_path.iterdir()) == [other]

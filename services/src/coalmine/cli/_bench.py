@@ -23,7 +23,7 @@ app = typer.Typer(
 def bench(
     context: typer.Context,
     url: Annotated[
-        str | None, typer.Option(help="A running gateway or server [default: one is started]")
+        str | None, typer.Option(help="A running gateway or server", show_default="one is started")
     ] = None,
     model: Annotated[
         Path | None, typer.Option(help="Model directory that --url serves", exists=True)
@@ -54,11 +54,11 @@ def bench(
 
 _Peers = Annotated[
     list[str] | None,
-    typer.Option(help="A peer or one of its configurations; repeatable [default: all]"),
+    typer.Option(help="A peer or one of its configurations; repeatable", show_default="all"),
 ]
 _Cells = Annotated[
     list[str] | None,
-    typer.Option(help="A cell (mlp/json1_c64) or a model (mlp); repeatable [default: all]"),
+    typer.Option(help="A cell (mlp/json1_c64) or a model (mlp); repeatable", show_default="all"),
 ]
 _Seconds = Annotated[float, typer.Option(help="Length of one measurement", min=0.1)]
 _Repeats = Annotated[int, typer.Option(help="Rounds over all servers", min=1)]
@@ -71,7 +71,7 @@ _Soak = Annotated[int, typer.Option(help="Requests of the memory test; 0: none",
 _Environments = Annotated[
     Path | None,
     typer.Option(
-        help="Where the peers are installed [default: .bench]", envvar="COALMINE_BENCH_DIR"
+        help="Where the peers are installed", show_default=".bench", envvar="COALMINE_BENCH_DIR"
     ),
 ]
 _Report = Annotated[
@@ -160,7 +160,8 @@ def collector(
         int, typer.Option(help="Measure nothing: `kill -9` the collector so often instead", min=0)
     ] = 0,
     directory: Annotated[
-        Path | None, typer.Option(help="Where the log is made [default: temporary]", exists=True)
+        Path | None,
+        typer.Option(help="Where the log is made", show_default="temporary", exists=True),
     ] = None,
     json: Annotated[Path | None, typer.Option(help="Write the numbers here too")] = None,
 ) -> None:
@@ -213,7 +214,8 @@ def chaos_rollout(
     seed: Annotated[int, typer.Option(help="Of the instants, and of what is rolled out")] = 0,
     connections: Annotated[int, typer.Option(help="Requests at a time", min=1)] = 4,
     directory: Annotated[
-        Path | None, typer.Option(help="Keep database, routes and logs here [default: nothing is]")
+        Path | None,
+        typer.Option(help="Keep database, routes and logs here", show_default="nothing is"),
     ] = None,
     json: Annotated[Path | None, typer.Option(help="Write the numbers here too")] = None,
 ) -> None:

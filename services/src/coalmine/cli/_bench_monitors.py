@@ -27,7 +27,7 @@ def register(app: typer.Typer) -> None:
 
 def monitors(
     part: Annotated[
-        list[str] | None, typer.Option(help=f"One of {_PARTS}; repeatable [default: all]")
+        list[str] | None, typer.Option(help=f"One of {_PARTS}; repeatable", show_default="all")
     ] = None,
     peer: Annotated[
         list[str] | None,
@@ -71,7 +71,7 @@ def monitors(
     environments: Annotated[
         Path | None,
         typer.Option(
-            help="Where the peers are installed [default: .bench]", envvar="COALMINE_BENCH_DIR"
+            help="Where the peers are installed", show_default=".bench", envvar="COALMINE_BENCH_DIR"
         ),
     ] = None,
     report: Annotated[

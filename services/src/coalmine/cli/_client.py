@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from coalmine.cli._errors import CommandError
+from coalmine.cli._errors import CommandError, NoAnswer
 
 if TYPE_CHECKING:
     from coalmine.stack import Running
@@ -22,8 +22,8 @@ StateOption = Annotated[
     typer.Option(
         "--state",
         envvar="COALMINE_STATE",
-        help="State directory of the stack [default: the only one below .coalmine]",
-        show_default=False,
+        help="State directory of the stack",
+        show_default="the only one below .coalmine",
     ),
 ]
 
@@ -77,7 +77,7 @@ def request(
             method, url, json=body, params=params, timeout=30.0, trust_env=False
         )
     except httpx.TransportError as error:
-        raise CommandError(
+        raise NoAnswer(
             f"{service} does not answer at {url} ({error or type(error).__name__}); it may be "
             "restarting: see coalmine status"
         ) from error

@@ -30,8 +30,8 @@ StateOption = Annotated[
     typer.Option(
         "--state",
         envvar="COALMINE_STATE",
-        help="State directory of the stack [default: the only one below .coalmine]",
-        show_default=False,
+        help="State directory of the stack",
+        show_default="the only one below .coalmine",
     ),
 ]
 JsonOption = Annotated[bool, typer.Option("--json", help="JSON, for a program")]

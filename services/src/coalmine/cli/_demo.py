@@ -34,10 +34,11 @@ def demo(
         bool, typer.Option("--headless", help="JSON lines instead of the live view")
     ] = False,
     port: Annotated[
-        int | None, typer.Option(help="First of eight ports [default: free ones]", max=65528)
+        int | None,
+        typer.Option(help="First of ten ports in a row", show_default="free ones", max=65526),
     ] = None,
     state: Annotated[
-        Path | None, typer.Option(help="State directory [default: a temporary one]")
+        Path | None, typer.Option(help="State directory", show_default="a temporary one")
     ] = None,
     data: Annotated[
         Path | None, typer.Option(help="Real telemetry to train the first model with", exists=True)

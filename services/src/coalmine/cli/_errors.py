@@ -1,6 +1,7 @@
 """What a person is told when a command fails.
 
 CommandError    a command cannot do what was asked; the message says what to do instead
+└── NoAnswer    a part of the stack does not answer
 """
 
 from __future__ import annotations
@@ -8,7 +9,7 @@ from __future__ import annotations
 import os
 import traceback
 
-__all__ = ["TRACEBACK", "CommandError", "explain"]
+__all__ = ["TRACEBACK", "CommandError", "NoAnswer", "explain"]
 
 #: Set to anything to see where an unexpected error comes from.
 TRACEBACK = "COALMINE_TRACEBACK"
@@ -22,6 +23,10 @@ class CommandError(Exception):
     def __init__(self, message: str, *, status: int = 1) -> None:
         super().__init__(message)
         self.status = status
+
+
+class NoAnswer(CommandError):
+    """A part of the stack does not answer."""
 
 
 def explain(error: Exception) -> str:

@@ -43,22 +43,24 @@ def build(
         str, typer.Option(help="Model directory, or models:/NAME/VERSION or models:/NAME@ALIAS")
     ],
     label_column: Annotated[
-        str | None, typer.Option(help="Column of the true class [default: true_label, if there]")
+        str | None,
+        typer.Option(help="Column of the true class", show_default="true_label, if there"),
     ] = None,
     time_column: Annotated[
         str | None,
-        typer.Option(help="Column that orders the rows [default: time, if there]"),
+        typer.Option(help="Column that orders the rows", show_default="time, if there"),
     ] = None,
     service: Annotated[
         Path | None,
         typer.Option(help="Service file whose monitors' settings count", exists=True),
     ] = None,
     window_rows: Annotated[
-        int | None, typer.Option(help="Rows of a window [default: of --service, or 500]", min=50)
+        int | None,
+        typer.Option(help="Rows of a window", show_default="of --service, or 500", min=50),
     ] = None,
     output: Annotated[
         Path | None,
-        typer.Option(help="Write it here [default: into the model directory or the registry]"),
+        typer.Option(help="Write it here", show_default="into the model directory or the registry"),
     ] = None,
     state: Annotated[
         Path | None,

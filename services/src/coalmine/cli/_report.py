@@ -43,7 +43,7 @@ def report(
     ] = None,
     until: Annotated[str | None, typer.Option("--to", help="The same; not included")] = None,
     version: Annotated[
-        str | None, typer.Option(help="Version of the model [default: the stable one]")
+        str | None, typer.Option(help="Version of the model", show_default="the stable one")
     ] = None,
     output: Annotated[Path, typer.Option("--output", "-o", help="The file to write")] = Path(
         "report.html"
@@ -51,7 +51,9 @@ def report(
     state: Annotated[
         Path | None,
         typer.Option(
-            envvar="COALMINE_STATE", help="State directory of the stack [default: .coalmine/NAME]"
+            envvar="COALMINE_STATE",
+            help="State directory of the stack",
+            show_default=".coalmine/NAME",
         ),
     ] = None,
 ) -> None:

@@ -5,11 +5,12 @@ from __future__ import annotations
 import getpass
 from pathlib import Path
 from typing import Annotated, Any
+from urllib.parse import quote
 
 import typer
 
 from coalmine.cli._client import StateOption, find_running, find_stack, request
-from coalmine.cli._errors import CommandError
+from coalmine.cli._errors import CommandError, NoAnswer
 from coalmine.cli._show import show
 
 __all__ = ["app"]
@@ -22,7 +23,10 @@ app = typer.Typer(
 
 _FINAL = ("promoted", "rolled_back", "aborted")
 IdArgument = Annotated[
-    str | None, typer.Argument(help="The rollout [default: the one that runs]", metavar="ID")
+    str | None, typer.Argument(help="The rollout", show_default="the newest", metavar="ID")
+]
+RunningArgument = Annotated[
+    str | None, typer.Argument(help="The rollout", show_default="the one that runs", metavar="ID")
 ]
 ReasonOption = Annotated[str, typer.Option(help="Why, for the ledger")]
 
@@ -47,7 +51,7 @@ def status(rollout: IdArgument = None, state: StateOption = None) -> None:
     """Show one rollout: state, verdict, weights, evidence, and its ledger."""
     running = find_running(state)
     key = rollout or _newest(running)["id"]
-    show(request(running, "rollout", f"/v1/rollouts/{key}"))
+    show(request(running, "rollout", _path(key)))
 
 
 @app.command(epilog="Example:  coalmine rollout history")
@@ -68,7 +72,7 @@ def explain(rollout: IdArgument = None, state: StateOption = None) -> None:
 
     running = find_running(state)
     key = rollout or _newest(running)["id"]
-    typer.echo(explained(request(running, "rollout", f"/v1/rollouts/{key}")))
+    typer.echo(explained(request(running, "rollout", _path(key))))
 
 
 @app.command(
@@ -76,12 +80,10 @@ def explain(rollout: IdArgument = None, state: StateOption = None) -> None:
     "coalmine rollout replay r2 --database backup/rollout.db"
 )
 def replay(
-    rollout: Annotated[
-        str | None, typer.Argument(help="The rollout [default: the newest]", metavar="ID")
-    ] = None,
+    rollout: IdArgument = None,
     database: Annotated[
         Path | None,
-        typer.Option(help="The controller's database [default: that of the state directory]"),
+        typer.Option(help="The controller's database", show_default="that of the state directory"),
     ] = None,
     state: StateOption = None,
 ) -> None:
@@ -101,14 +103,16 @@ def replay(
 
 
 @app.command(epilog="Example:  coalmine rollout pause")
-def pause(rollout: IdArgument = None, reason: ReasonOption = "", state: StateOption = None) -> None:
+def pause(
+    rollout: RunningArgument = None, reason: ReasonOption = "", state: StateOption = None
+) -> None:
     """Keep the weights as they are until resumed; a regression still rolls back."""
     _act("pause", rollout, reason=reason, state=state)
 
 
 @app.command(epilog="Example:  coalmine rollout resume")
 def resume(
-    rollout: IdArgument = None, reason: ReasonOption = "", state: StateOption = None
+    rollout: RunningArgument = None, reason: ReasonOption = "", state: StateOption = None
 ) -> None:
     """Go on where it was paused."""
     _act("resume", rollout, reason=reason, state=state)
@@ -116,7 +120,7 @@ def resume(
 
 @app.command(epilog="Example:  coalmine rollout promote --reason 'checked by hand'")
 def promote(
-    rollout: IdArgument = None, reason: ReasonOption = "", state: StateOption = None
+    rollout: RunningArgument = None, reason: ReasonOption = "", state: StateOption = None
 ) -> None:
     """Promote now, whatever the evidence; the ledger says who did."""
     _act("promote", rollout, reason=reason, state=state)
@@ -124,7 +128,7 @@ def promote(
 
 @app.command(epilog="Example:  coalmine rollout abort --reason 'wrong data'")
 def abort(
-    rollout: IdArgument = None,
+    rollout: RunningArgument = None,
     reason: ReasonOption = "",
     direct: Annotated[
         bool,
@@ -140,7 +144,11 @@ def abort(
     if direct:
         _abort_directly(reason, state=state)
         return
-    _act("abort", rollout, reason=reason, state=state)
+    try:
+        _act("abort", rollout, reason=reason, state=state)
+    except NoAnswer as error:
+        without = "or abort without it: coalmine rollout abort --direct"
+        raise CommandError(f"{error}, {without}") from error
 
 
 def _abort_directly(reason: str, *, state: Path | None) -> None:
@@ -174,9 +182,14 @@ def _act(action: str, rollout: str | None, *, reason: str, state: Any) -> None:
     running = find_running(state)
     key = rollout or _running_one(running)["id"]
     body = {"reason": reason or "asked for on the command line", "actor": getpass.getuser()}
-    path = f"/v1/rollouts/{key}/{action}"
+    path = f"{_path(key)}/{action}"
     answer = request(running, "rollout", path, method="POST", body=body)
-    typer.echo(f"rollout {key}: {answer.get('state', action)}")
+    typer.echo(f"rollout {key}: {answer['state']}, now at {answer['stage']}")
+
+
+def _path(rollout: str) -> str:
+    """Of the HTTP API; what is no id must not lead elsewhere."""
+    return f"/v1/rollouts/{quote(rollout, safe='')}"
 
 
 def _all(running: Any) -> list[dict[str, Any]]:

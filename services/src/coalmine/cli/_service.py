@@ -69,7 +69,7 @@ def run(
         int, typer.Option(help="First port of the stack whose other parts it works with")
     ] = 8080,
     state: Annotated[
-        Path | None, typer.Option(help="State directory [default: .coalmine/NAME]")
+        Path | None, typer.Option(help="State directory", show_default=".coalmine/NAME")
     ] = None,
     data: Annotated[
         Path | None, typer.Option(help="Real telemetry to train with (CSV or Parquet)")

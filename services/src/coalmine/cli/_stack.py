@@ -33,7 +33,9 @@ def up(
     ] = 8080,
     state: Annotated[
         Path | None,
-        typer.Option(help="State directory [default: .coalmine/NAME]", envvar="COALMINE_STATE"),
+        typer.Option(
+            help="State directory", show_default=".coalmine/NAME", envvar="COALMINE_STATE"
+        ),
     ] = None,
     data: Annotated[
         Path | None, typer.Option(help="Real telemetry to train the first model with", exists=True)

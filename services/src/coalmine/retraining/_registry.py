@@ -30,6 +30,8 @@ from coalmine.retraining._mlflow import load_mlflow
 CHAMPION = "champion"
 CHALLENGER = "challenger"
 _TAG = "coalmine."
+#: Of the versions there are, as many as help who named another.
+_SHOWN = 10
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,7 +140,12 @@ class MlflowRegistry:
             try:
                 entry = self._client.get_model_version(self._name, version)
             except MlflowException as error:
-                raise UnknownVersion(f"{self._name} has no version {version!r}") from error
+                found = self._client.search_model_versions(f"name='{self._name}'")
+                numbers = sorted((int(each.version) for each in found), reverse=True)
+                newest = ", ".join(map(str, numbers[:_SHOWN])) or "none"
+                raise UnknownVersion(
+                    f"{self._name} has no version {version!r}; the newest: {newest}"
+                ) from error
         return _version(entry, model.aliases)
 
     def champion(self) -> str | None:

@@ -14,6 +14,7 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse, Response
 from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, generate_latest
 from pydantic import BaseModel, ConfigDict, Field
+from starlette.exceptions import HTTPException
 
 from coalmine.clock import SYSTEM_CLOCK, Clock
 from coalmine.gateway import RoutePlan
@@ -127,8 +128,15 @@ def _handle_errors(app: FastAPI) -> None:
     @app.exception_handler(RequestValidationError)
     async def invalid(_: Request, error: RequestValidationError) -> JSONResponse:
         first = error.errors()[0]
+        if first["type"] == "json_invalid":  # Its place is a character's, not a key.
+            return JSONResponse({"error": "body: this is not JSON"}, status_code=400)
         key = ".".join(str(part) for part in first["loc"][1:]) or "body"
         return JSONResponse({"error": f"{key}: {first['msg']}"}, status_code=400)
+
+    @app.exception_handler(HTTPException)
+    async def unrouted(request: Request, error: HTTPException) -> JSONResponse:
+        what = f"{request.method} {request.url.path}: {error.detail}"
+        return JSONResponse({"error": what}, status_code=error.status_code, headers=error.headers)
 
 
 def _serve_health(app: FastAPI, collectors: CollectorRegistry) -> None:

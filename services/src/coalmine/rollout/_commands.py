@@ -53,9 +53,10 @@ def start(
         raise RolloutRefused(f"version {version} already serves")
     rejected = store.rejected_since(candidate.digest, now - policy.cooldown)
     if rejected is not None:
+        id, ended = rejected
         raise RolloutRefused(
-            f"version {version} has the content that {rejected} rolled back less than "
-            f"{policy.cooldown:.0f} s ago"
+            f"version {version} has the content that {id} rolled back; it may be offered again in "
+            f"{ended + policy.cooldown - now:.0f} s (rollout.cooldown is {policy.cooldown:.0f} s)"
         )
     rollout = Rollout(
         id=store.next_id(),
@@ -147,7 +148,7 @@ def _resume(rollout: Rollout, now: float, by: str) -> Rollout:
 def _promote(rollout: Rollout, now: float, by: str) -> Rollout:
     if not rollout.judged:
         raise RolloutRefused(f"{rollout.id} is {rollout.state}: it is decided already")
-    return rollout.promoted_by_hand(now)
+    return rollout.promoted_by_hand(now, why=f"promoted by {by}")
 
 
 def _abort(rollout: Rollout, now: float, by: str) -> Rollout:

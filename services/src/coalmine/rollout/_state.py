@@ -198,9 +198,9 @@ class Rollout(_Frozen):
             return self._to(phase=order[order.index(self.phase) + 1])
         return closed._enter(upcoming)
 
-    def promoted_by_hand(self, now: float) -> Self:
+    def promoted_by_hand(self, now: float, *, why: str) -> Self:
         """Somebody decided without waiting for evidence."""
-        return self._closed(now)._to(phase=Phase.SWITCH, held=None, at_gate=False)
+        return self._closed(now)._to(phase=Phase.SWITCH, held=None, at_gate=False, why=why)
 
     def reverted(self, now: float, *, outcome: Outcome, why: str) -> Self:
         """Back to stable."""

@@ -244,19 +244,21 @@ class Store:
         """One of them; `UnknownRollout`."""
         with self._lock:
             row = self._db.execute("SELECT body FROM rollouts WHERE id = ?", (id,)).fetchone()
+            newest = self._db.execute("SELECT max(number) FROM rollouts").fetchone()[0]
         if row is None:
-            raise UnknownRollout(f"no rollout {id!r}")
+            there_is = "none was started yet" if newest is None else f"the newest is r{newest}"
+            raise UnknownRollout(f"no rollout {id!r}; {there_is}")
         return Rollout.model_validate_json(row[0])
 
-    def rejected_since(self, digest: str, since: float) -> str | None:
-        """The rollout that rolled back this content after `since`, if any did."""
+    def rejected_since(self, digest: str, since: float) -> tuple[str, float] | None:
+        """The last rollout that rolled back this content after `since`, and when; or None."""
         with self._lock:
             row = self._db.execute(
-                "SELECT id FROM rollouts WHERE digest = ? AND outcome = 'rolled_back' "
+                "SELECT id, ended FROM rollouts WHERE digest = ? AND outcome = 'rolled_back' "
                 "AND ended > ? ORDER BY number DESC",
                 (digest, since),
             ).fetchone()
-        return None if row is None else str(row[0])
+        return None if row is None else (str(row[0]), float(row[1]))
 
     def outcomes(self) -> dict[str, int]:
         """How many rollouts ended in which outcome."""
