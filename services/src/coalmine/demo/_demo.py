@@ -28,7 +28,7 @@ __all__ = ["run_demo"]
 
 _OK, _NOT_AS_EXPECTED, _CANNOT_START, _INTERRUPTED = 0, 1, 2, 130
 _INTERRUPTED_TEXT = "interrupted"
-_PORTS = 8
+_PORTS = 10
 #: Below the range that Linux hands out by itself, which another process could be given meanwhile.
 _PORT_RANGE = range(20_000, 32_000, _PORTS)
 

@@ -35,7 +35,7 @@ class DemoOptions:
     """JSON lines on stdout instead of the live view."""
 
     port: int | None = None
-    """First of the eight ports of the stack; None: eight free ones in a row are found."""
+    """First of the ten ports of the stack; None: ten free ones in a row are found."""
 
     state: Path | None = None
     """The stack's state directory; None: a temporary one, removed unless the run fails."""
