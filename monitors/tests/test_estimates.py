@@ -139,3 +139,57 @@ def test_a_model_that_is_never_wrong_has_an_interval_all_the_same() -> None:
     assert estimate is not None
     assert estimate.accuracy == 1.0
     assert 0.9 < estimate.lower < 1.0
+
+
+def rare(rows: int, rng: np.random.Generator, *, spread: float, single: bool) -> pa.Table:
+    """A calibrated model of two classes, of which one comes to one row in seventy."""
+    logit = -5 + 1.2 * spread * rng.standard_normal(rows)
+    chance = 1 / (1 + np.exp(-logit))
+    truth = np.array(["no", "yes"])[(rng.random(rows) < chance).astype(int)]
+    scores = {"p": chance} if single else {"p_no": 1 - chance, "p": chance}
+    return pa.table({**scores, "label": (chance > 0.5).astype(np.int64), "true_label": truth})
+
+
+@pytest.mark.parametrize("single", [True, False])
+def test_a_shift_to_rows_that_the_reference_has_few_of_is_within_the_interval(single: bool) -> None:
+    scores = ["p"] if single else ["p_no", "p"]
+    card = CARD.model_dump()
+    label, chances = card["outputs"]
+    label["columns"][0]["categories"] = ("no", "yes")
+    chances |= {"shape": [-1, len(scores)], "columns": [{"name": name} for name in scores]}
+    rng = np.random.default_rng(35)
+    inside = []
+    for _ in range(16):
+        reference = rare(8000, rng, spread=1.0, single=single)
+        calibration = Calibration.fit(reference, ModelCard.model_validate(card))
+        assert calibration is not None
+        live = rare(2000, rng, spread=2.0, single=single)
+        answers = np.array(["no", "yes"])[live.column("label").to_numpy()]
+        correct = answers == np.array(live.column("true_label").to_pylist())
+        for part, share in zip(
+            calibration.chances(live).reshape(-1, 500), correct.reshape(-1, 500), strict=True
+        ):
+            estimate = calibration.estimate(Expected(500, part.sum(), (part * (1 - part)).sum()))
+            assert estimate is not None
+            inside.append(estimate.lower <= share.mean() <= estimate.upper)
+    # An isotonic curve alone: 0.75.
+    assert np.mean(inside) >= 0.87
+
+
+def test_what_is_said_of_the_other_classes_counts() -> None:
+    """A model that is not sure enough: how often it is right follows from all it says, not one."""
+    rng = np.random.default_rng(36)
+
+    def underconfident(rows: int, shift: float) -> pa.Table:
+        table = stream(rows, rng, rho=0.0, shift=shift).to_pydict()
+        said = np.column_stack([table[f"p_{name}"] for name in CLASSES]) ** 0.25
+        said /= said.sum(axis=1, keepdims=True)
+        return pa.table(table | {f"p_{name}": said[:, i] for i, name in enumerate(CLASSES)})
+
+    off = []
+    for _ in range(4):
+        calibration = Calibration.fit(underconfident(8000, 0.0), CARD)
+        assert calibration is not None
+        live = underconfident(8000, 3.0)
+        off.append(calibration.chances(live).mean() - right(live).mean())
+    assert abs(np.mean(off)) < 0.005

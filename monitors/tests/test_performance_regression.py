@@ -56,7 +56,7 @@ async def test_errors_of_numbers_with_late_wrong_and_corrected_labels(
     truth[1, 0] = 7.25
     error = (answer[:, :, 0] - truth).reshape(-1)[1:]
     assert (shown["task"], shown["version"]) == ("regression", "1")
-    assert "has no `metrics.accuracy`" in shown["problem"]
+    assert "has no `metrics.mae`" in shown["problem"]
     (window,) = [window for window in shown["windows"] if window["labelled"]]
     assert (window["labelled"], window["accuracy"]) == (799, None)
     found = {name: measured["value"] for name, measured in window["metrics"].items()}
@@ -67,8 +67,9 @@ async def test_errors_of_numbers_with_late_wrong_and_corrected_labels(
     assert sum(block["labelled"] for block in evidence["blocks"]) == 0, "no accuracy to compare"
 
 
+@pytest.mark.parametrize("performance", [{"metric": "mae", "margin": 0.4}, {}])
 async def test_larger_errors_than_at_the_evaluation_open_an_incident(
-    world: Any, make_service: Any, run_app: Any
+    world: Any, make_service: Any, run_app: Any, performance: Any
 ) -> None:
     (world.models / "1").mkdir(parents=True)
     write_card(world.models / "1", CARD.model_copy(update={"metrics": {"mae": 0.8}}))
@@ -90,7 +91,7 @@ async def test_larger_errors_than_at_the_evaluation_open_an_incident(
             ]
         )
         world.now += 1
-    service = make_service(performance={"metric": "mae", "margin": 0.4})
+    service = make_service(performance=performance)
     state = world.root / "performance.db"
     app = create_performance_app(service, log=world.log, state=state, models=world.models)
     async with run_app(app) as client:
@@ -98,13 +99,11 @@ async def test_larger_errors_than_at_the_evaluation_open_an_incident(
         shown = await client.json("/v1/performance")
         text = (await client.get("/metrics")).text
     assert "mae is" in incident["summary"]
-    assert "above 1.2" in incident["summary"]
+    margin = performance.get("margin", 0.08)  # a tenth of what the evaluation found
+    assert f"above {0.8 + margin:.4g}" in incident["summary"]
     assert incident["evidence"]["mae"] == pytest.approx(2.4, abs=0.5)
     assert incident["onset_at"] == pytest.approx(world.now - 24, abs=3)
-    assert (shown["metric"], shown["baseline"], shown["threshold"]) == (
-        "mae",
-        0.8,
-        1.2000000000000002,
-    )
+    assert (shown["metric"], shown["baseline"]) == ("mae", 0.8)
+    assert shown["threshold"] == pytest.approx(0.8 + margin)
     assert shown["problem"] is None
     assert 'coalmine_performance_threshold{metric="mae"' in text

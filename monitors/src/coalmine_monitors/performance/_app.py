@@ -9,8 +9,9 @@ from typing import Annotated
 from fastapi import FastAPI, Query
 
 from coalmine.clock import SYSTEM_CLOCK, Clock
+from coalmine.modeldir import ModelDirectoryError, load_card
 from coalmine.records import RecordLog
-from coalmine.spec import ServiceSpec
+from coalmine.spec import PerformanceSpec, ServiceSpec
 from coalmine_monitors._alerts import AlertSender
 from coalmine_monitors._catalog import Catalog
 from coalmine_monitors._state import StateStore
@@ -26,6 +27,7 @@ from coalmine_monitors.performance import (
 )
 from coalmine_monitors.performance._blocks import LATENCY_EDGES_US, read_blocks, read_pairs
 from coalmine_monitors.performance._monitor import PerformanceMonitor
+from coalmine_monitors.performance._objective import suited_metric
 from coalmine_monitors.performance._predictions import with_predictions
 from coalmine_monitors.performance._reign import Reign
 from coalmine_monitors.performance._schema import Evidence, Performance
@@ -150,8 +152,8 @@ def create_performance_app(
             task=None if scoring is None else scoring.task.kind,
             segment=segment,
             segments=segments,
-            metric=spec.metric,
-            problem=None if objective or not reigns else _unwatched(shown, spec.metric),
+            metric=spec.metric if objective is None else objective.metric,
+            problem=None if objective or not reigns else _unwatched(models / shown, spec),
             baseline=None if objective is None else objective.baseline,
             threshold=None if objective is None else objective.threshold,
             evaluated_to=evaluated_to,
@@ -192,8 +194,20 @@ def _window_blocks(span: float, block_s: float, window: float | None) -> int:
     return max(shortest, round((window or 0.0) / block_s), 1)
 
 
-def _unwatched(version: str, metric: str) -> str:
+def _unwatched(directory: Path, spec: PerformanceSpec) -> str:
+    """Why nothing is watched of a version, and what to do about it."""
+    told = f"nothing is watched: model.yaml of version {directory.name}"
+    try:
+        card = load_card(directory)
+    except ModelDirectoryError as error:
+        return f"{told} did not come: {error}"
+    metric = suited_metric(card, spec)
+    if metric not in card.metrics:
+        return (
+            f"{told} has no `metrics.{metric}` of its evaluation; write it there, or choose "
+            "another monitors.performance.metric"
+        )
     return (
-        f"nothing is watched: model.yaml of version {version} has no `metrics.{metric}` of its "
-        "evaluation; write it there, or choose another monitors.performance.metric"
+        f"{told} has a `metrics.{metric}` of {card.metrics[metric]:g}, for which "
+        "monitors.performance.margin is none: give one, of accuracy less than 1"
     )

@@ -1,9 +1,9 @@
 """Accuracy before the labels come: the model's own confidence, calibrated on its reference.
 
 A classifier that says 0.9 and is right nine times in ten tells its accuracy without a label. What
-it says is calibrated first, by isotonic regression on the reference, whose true classes are known;
-the mean of the calibrated confidence over some rows is then the accuracy to expect of them
-(confidence-based performance estimation, CBPE).
+it says is calibrated first (`_curve.py`) on the reference, whose true classes are known; the mean
+of the calibrated confidence over some rows is then the accuracy to expect of them (confidence-based
+performance estimation, CBPE).
 
 That is true as long as the classes still follow from the features as they did: a shift of the
 features moves the confidence too, and is accounted for; another meaning of the same features
@@ -23,18 +23,17 @@ from typing import Any, NamedTuple
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
-from scipy import optimize, stats
+from scipy import stats
 from scipy.special import rel_entr
 
 from coalmine.modeldir import Column, ModelCard
 from coalmine_monitors._rows import matrix
+from coalmine_monitors.performance._curve import best_curve, temper, temperature_of
 
 __all__ = ["Calibration", "Estimate", "EstimateCheck", "Expected"]
 
 #: The column of a reference that holds the true class.
 TRUE_LABEL = "true_label"
-#: Contiguous parts of the reference; each is judged by a calibration on the others.
-_FOLDS = 5
 #: Windows of the reference from which the interval is made. Neighbouring rows are alike, so it
 #: takes windows rather than rows to say how far an estimate is off.
 _WINDOWS = 40
@@ -88,7 +87,10 @@ class Calibration:
 
     classes: Column
     scores: tuple[Column, ...]
-    """One column per class, in the order of the classes."""
+    """One column per class, in the order of the classes; or one, of two: that of the second."""
+
+    temperature: float
+    """Of the chances, before `said` is read off them."""
 
     said: Floats
     right: Floats
@@ -112,24 +114,26 @@ class Calibration:
         if found is None or TRUE_LABEL not in reference.schema.names:
             return None
         classes, scores = found
-        said, answer = _said(reference, classes, scores)
         truth = matrix(
             pa.table({classes.name: reference.column(TRUE_LABEL).cast(pa.string())}), (classes,)
         )[:, 0]
+        temperature = temperature_of(_chances(reference, scores), truth)
+        said, answer = _said(reference, classes, scores, temperature=temperature)
         known = np.isfinite(said) & np.isfinite(truth)
         said, correct = said[known], (answer == truth)[known].astype(np.float64)
         if len(said) < _SMALLEST_REFERENCE:
             return None
         size = max(len(said) // _WINDOWS, _SMALLEST_WINDOW)
         windows = len(said) // size
-        expected = _held_out(said, correct)[: windows * size].reshape(windows, size)
+        curve, held_out = best_curve(said, correct)
+        expected = held_out[: windows * size].reshape(windows, size)
         off = (correct[: windows * size].reshape(windows, size) - expected).mean(axis=1)
         usual = float((expected * (1 - expected)).mean()) / size
         effect = max(float((off**2).mean()) / max(usual, 1e-12), 1.0)
-        curve = _isotonic(said, correct)
         return cls(
             classes=classes,
             scores=scores,
+            temperature=temperature,
             said=curve[0],
             right=curve[1],
             effect=effect,
@@ -139,7 +143,7 @@ class Calibration:
 
     def chances(self, rows: pa.RecordBatch | pa.Table) -> Floats:
         """The chance [rows] that each answer is right; NaN where the model did not say."""
-        said, _ = _said(rows, self.classes, self.scores)
+        said, _ = _said(rows, self.classes, self.scores, temperature=self.temperature)
         return np.asarray(np.interp(said, self.said, self.right))
 
     def estimate(self, expected: Expected) -> Estimate | None:
@@ -234,37 +238,29 @@ def _outputs(card: ModelCard) -> tuple[Column, tuple[Column, ...]] | None:
     count = len(classes[0].categories or ())
     for tensor in card.outputs:
         numeric = all(column.type == "numeric" for column in tensor.columns)
-        if numeric and len(tensor.columns) == count and tensor.datatype.startswith("FP"):
+        fits = len(tensor.columns) == count or (len(tensor.columns), count) == (1, 2)
+        if numeric and fits and tensor.datatype.startswith("FP"):
             return classes[0], tensor.columns
     return None
 
 
+def _chances(rows: pa.RecordBatch | pa.Table, scores: tuple[Column, ...]) -> Floats:
+    """What the model says of each class [rows, classes]."""
+    said = matrix(rows, scores)
+    return said if len(scores) > 1 else np.column_stack([1 - said, said])
+
+
 def _said(
-    rows: pa.RecordBatch | pa.Table, classes: Column, scores: tuple[Column, ...]
+    rows: pa.RecordBatch | pa.Table,
+    classes: Column,
+    scores: tuple[Column, ...],
+    *,
+    temperature: float,
 ) -> tuple[Floats, Floats]:
     """What the model says of the class it answers, and that class's index [rows]."""
     answer = matrix(rows, (classes,))[:, 0]
-    known = np.isfinite(answer) & (answer >= 0) & (answer < len(scores))
+    chances = temper(_chances(rows, scores), temperature)
+    known = np.isfinite(answer) & (answer >= 0) & (answer < chances.shape[1])
     index = np.where(known, answer, 0).astype(np.int64)
-    said = matrix(rows, scores)[np.arange(len(index)), index]
+    said = chances[np.arange(len(index)), index]
     return np.where(known, said, np.nan), answer
-
-
-def _isotonic(said: Floats, correct: Floats) -> tuple[Floats, Floats]:
-    """The chance to be right as a rising function of what is said."""
-    order = np.argsort(said, kind="stable")
-    fitted = optimize.isotonic_regression(correct[order]).x
-    points, first = np.unique(said[order], return_index=True)
-    # Rows of which the same is said have the same chance: the mean of theirs.
-    sums = np.add.reduceat(fitted, first)
-    return points, sums / np.diff(np.append(first, len(fitted)))
-
-
-def _held_out(said: Floats, correct: Floats) -> Floats:
-    """The chance of each row by a calibration that has not seen its part of the reference."""
-    expected = np.empty_like(said)
-    for part in np.array_split(np.arange(len(said)), _FOLDS):
-        others = np.ones(len(said), dtype=np.bool_)
-        others[part] = False
-        expected[part] = np.interp(said[part], *_isotonic(said[others], correct[others]))
-    return expected

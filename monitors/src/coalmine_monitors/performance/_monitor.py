@@ -36,6 +36,7 @@ from coalmine_monitors.performance._estimates import (
 )
 from coalmine_monitors.performance._join import Answer, Scored, forget, join, score_by_block
 from coalmine_monitors.performance._maturity import matured, wait
+from coalmine_monitors.performance._objective import Objective, objective_of
 from coalmine_monitors.performance._position import Position
 from coalmine_monitors.performance._predictions import add_predictions, forget_predictions
 from coalmine_monitors.performance._reign import Reign
@@ -93,7 +94,7 @@ class PerformanceMonitor:
         self._incidents: list[Incident] = []
         self._looked: tuple[Saved | None, Look] = (None, Look())
         self._reigns: list[Reign] = []
-        self._baselines: dict[str, float | None] = {}
+        self._objectives: dict[str, Objective | None] = {}
         self._more_matured = True
         """Whether labelled rows may be left that are due already."""
         self.calibrations = Calibrations(catalog)
@@ -156,13 +157,13 @@ class PerformanceMonitor:
         return list(batches), False
 
     def _is_known(self, version: str) -> bool:
-        if version in self._baselines:
+        if version in self._objectives:
             return True
         deployed = self._catalog.find(version, with_reference=False)
         if deployed is None:
             return False
         card = deployed.card
-        self._baselines[version] = None if card is None else card.metrics.get(self._spec.metric)
+        self._objectives[version] = None if card is None else objective_of(card, self._spec)
         return True
 
     def _count(
@@ -248,7 +249,7 @@ class PerformanceMonitor:
         reign = Reign(
             version,
             since=since,
-            baseline=self._baselines[version],
+            objective=self._objectives[version],
             spec=self._spec,
             block_s=self._block_s,
             calibration=self.calibrations.of(version),

@@ -13,16 +13,21 @@ from typing import Literal
 
 import numpy as np
 
+from coalmine.modeldir import ModelCard
+from coalmine.spec import PerformanceSpec
 from coalmine_monitors.performance._join import JoinedRow
 from coalmine_monitors.performance._tasks import Task
 
-__all__ = ["AlarmMetric", "Objective"]
+__all__ = ["AlarmMetric", "Objective", "objective_of", "suited_metric"]
 
 AlarmMetric = Literal["accuracy", "brier", "log_loss", "mae", "rmse"]
 
 #: The cap on a loss, in times the loss that is too much.
 _CAP = 5.0
 _SMALLEST = 1e-7
+#: What is too much, where nobody said it: in the metric's unit, or of errors in the answers' own
+#: unit the part of what the evaluation found.
+_MARGIN, _PART = 0.03, 0.1
 
 
 @dataclass(frozen=True)
@@ -72,6 +77,28 @@ class Objective:
             return None if row.correct is None else float(row.correct)
         loss = None if task is None else _loss(self.metric, row, task)
         return None if loss is None else self.goodness(loss)
+
+
+def suited_metric(card: ModelCard, spec: PerformanceSpec) -> AlarmMetric:
+    """What an incident of a model is about."""
+    if spec.metric is not None:
+        return spec.metric
+    if any(column.type == "categorical" for column in card.output_columns()):
+        return "accuracy"
+    return "rmse" if "rmse" in card.metrics else "mae"
+
+
+def objective_of(card: ModelCard, spec: PerformanceSpec) -> Objective | None:
+    """What a model is held to; None if its evaluation, or its margin, does not say."""
+    metric = suited_metric(card, spec)
+    baseline = card.metrics.get(metric)
+    if baseline is None:
+        return None
+    usual = _PART * baseline if metric in ("mae", "rmse") else _MARGIN
+    margin = usual if spec.margin is None else spec.margin
+    # Of errors that were none at all a tenth is no margin; of accuracy 1 is all of it.
+    usable = margin > 0 and (metric != "accuracy" or margin < 1)
+    return Objective(metric, baseline, margin) if usable else None
 
 
 def _loss(metric: AlarmMetric, row: JoinedRow, task: Task) -> float | None:

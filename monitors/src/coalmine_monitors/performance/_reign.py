@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from coalmine.arms import Arm
@@ -41,7 +41,7 @@ class Reign:
         version: str,
         *,
         since: float,
-        baseline: float | None,
+        objective: Objective | None,
         spec: PerformanceSpec,
         block_s: float,
         calibration: Calibration | None = None,
@@ -49,18 +49,16 @@ class Reign:
         self.incident: Incident | None = None
         """The incident while accuracy is lost."""
         self._span = _Span(version, since)
-        self._baseline = baseline
         self.check = None if calibration is None else EstimateCheck(calibration)
         """Whether what is estimated without labels can be believed; None without estimates."""
         self.detector: AccuracyDetector | None = None
-        self.objective: Objective | None = None
+        self.objective = objective
         """What is watched; None: nothing, for want of an evaluation."""
-        if baseline is not None:
-            self.objective = Objective(spec.metric, baseline, spec.margin)
-            good = self.objective.good(baseline)
+        if objective is not None:
+            good = objective.good(objective.baseline)
             self.detector = AccuracyDetector(
                 baseline=good,
-                margin=good - self.objective.good(self.objective.threshold),
+                margin=good - objective.good(objective.threshold),
                 run_length=spec.expected_run_length,
                 block_s=block_s,
             )
@@ -132,7 +130,7 @@ class Reign:
             "version": self._span.version,
             "since": self._span.since,
             "until": self._span.until,
-            "baseline": self._baseline,
+            "objective": None if self.objective is None else asdict(self.objective),
             "incident": None if incident is None else incident.model_dump(mode="json"),
             "detector": None if detector is None else detector.state(),
             "check": None if self.check is None else self.check.state(),
@@ -152,7 +150,7 @@ class Reign:
         reign = cls(
             version,
             since=state["since"],
-            baseline=state["baseline"],
+            objective=_objective(state, spec),
             spec=spec,
             block_s=block_s,
             calibration=calibration,
@@ -165,6 +163,15 @@ class Reign:
         if reign.check is not None and state["check"] is not None:
             reign.check.restore(state["check"])
         return reign
+
+
+def _objective(state: Mapping[str, Any], spec: PerformanceSpec) -> Objective | None:
+    """What a reign was held to, by the margin that is asked for now."""
+    saved = state["objective"]
+    if saved is None:
+        return None
+    objective = Objective(**saved)
+    return objective if spec.margin is None else replace(objective, margin=spec.margin)
 
 
 def _finding(

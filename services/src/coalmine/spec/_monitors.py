@@ -90,12 +90,14 @@ class DriftSpec(_Spec):
 class PerformanceSpec(_Spec):
     """The performance monitor."""
 
-    metric: Literal["accuracy", "brier", "log_loss", "mae", "rmse"] = "accuracy"
-    """What an incident is about; `model.yaml` has its value at the evaluation (`metrics`)."""
+    metric: Literal["accuracy", "brier", "log_loss", "mae", "rmse"] | None = None
+    """What an incident is about; `model.yaml` has its value at the evaluation (`metrics`). None:
+    what suits the model, the accuracy of classes, of a number its RMSE or else its MAE."""
 
-    margin: Annotated[float, Field(gt=0)] = 0.03
+    margin: Annotated[float, Field(gt=0)] | None = None
     """How much worse than at the version's own evaluation opens an incident, in the metric's own
-    unit: accuracy lost, loss or error gained."""
+    unit: accuracy lost, loss or error gained. None: 0.03, of MAE and RMSE a tenth of their value at
+    the evaluation, since nobody else knows their unit."""
 
     expected_run_length: Annotated[int, Field(ge=10)] = 2000
     """Evaluated blocks between two false alarms, at least, when nothing happens."""
@@ -110,10 +112,8 @@ class PerformanceSpec(_Spec):
 
     @model_validator(mode="after")
     def _margin_fits(self) -> PerformanceSpec:
-        if self.metric == "accuracy" and self.margin >= 1:
+        if self.metric == "accuracy" and self.margin is not None and self.margin >= 1:
             raise ValueError(f"margin: {self.margin:g} of accuracy is all of it; less than 1")
-        if self.metric in ("mae", "rmse") and "margin" not in self.model_fields_set:
-            raise ValueError(f"margin: {self.metric} needs one, in the unit of the answers")
         return self
 
 
