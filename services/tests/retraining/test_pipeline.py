@@ -245,6 +245,8 @@ def test_drift_is_learned_from_production(first: tuple[Path, dict[str, Any]]) ->
     assert reference.num_rows == 4000
     assert reference["true_label"].null_count == 1600
     assert set(reference["true_label"].drop_null().to_pylist()) <= set(CLASSES)
+    times = [time.timestamp() for time in reference["time"].to_pylist()]
+    assert (times[0], times[-1], times) == (onset, onset + 499 / 25, sorted(times))
     metrics = load_card(registry.materialise("2")).metrics
     assert metrics["accuracy"] == pytest.approx(after, abs=0.03)
 

@@ -14,6 +14,7 @@ import pytest
 
 from coalmine.apps.ev_battery import CLASSES
 from coalmine.apps.ev_battery.steps import _common as steps_common
+from coalmine.apps.ev_battery.steps import _model as steps_model
 from coalmine.retraining import DataInvalid, RetrainingError, learning
 
 from .fleet import Stage, retrain
@@ -126,6 +127,26 @@ def test_a_poisoned_segment_never_promotes_a_worse_model(stage: Stage, tmp_path:
     decision, candidate = retrain(stage, tmp_path, [CLASSES[i] for i in in_the_heat(stage)])
     champion = accuracy(stage, stage.state / "models" / "1")
     assert decision == "reject" or accuracy(stage, candidate) > champion
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(300)
+def test_a_region_that_is_called_another_class_waits_for_a_person(
+    stage: Stage, tmp_path: Path
+) -> None:
+    """What looks like a new world to the holdout, since no share and no place gives it away."""
+    heat = stage.features[:, steps_common.FEATURE_NAMES.index("temperature_mean")]
+    normal = stage.truth == CLASSES.index("normal")
+    hottest = normal & (heat > np.nanquantile(heat[normal], 0.8))
+    labels = np.where(hottest, CLASSES.index("cooling_failure"), stage.truth)
+    decision, candidate = retrain(stage, tmp_path, [CLASSES[index] for index in labels])
+    reasons = steps_model.decision_of(tmp_path / "report").reasons
+    assert decision == "reject"
+    assert [reason.partition(" (")[0] for reason in reasons] == [
+        "worse than the champion on the labels that judged it, where inputs are as they were then"
+    ]
+    assert "class normal: accuracy 0." in reasons[0]
+    assert accuracy(stage, candidate) < accuracy(stage, stage.state / "models" / "1")
 
 
 @pytest.mark.slow

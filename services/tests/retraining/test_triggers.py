@@ -60,6 +60,24 @@ async def test_what_is_no_webhook_is_answered_with_400(
         assert (await client.get("/v1/runs")).json() == {"runs": []}
 
 
+@pytest.mark.parametrize(
+    ("method", "path", "status", "named"),
+    [
+        ("GET", "/v1/triggers?fate=lost", 400, "query.fate: Input should be 'accepted'"),
+        ("GET", "/v1/triggers?limit=0", 400, "query.limit: "),
+        ("GET", "/v1/alerts", 405, "GET /v1/alerts: Method Not Allowed"),
+        ("GET", "/v1/nothing", 404, "GET /v1/nothing: Not Found"),
+    ],
+)
+async def test_a_mistaken_request_is_told_in_the_form_of_all_errors(
+    state: Path, world: World, method: str, path: str, status: int, named: str
+) -> None:
+    async with retrainer(make_service(), state=state, world=world) as client:
+        answer = await client.request(method, path)
+    assert (answer.status_code, list(answer.json())) == (status, ["error"])
+    assert answer.json()["error"].startswith(named)
+
+
 async def test_a_person_may_start_a_run_and_is_told_why_not(state: Path, world: World) -> None:
     fill_log(state, since=ONSET)
     async with retrainer(make_service(), state=state, world=world) as client:

@@ -10,7 +10,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
+from starlette.exceptions import HTTPException
 
 from coalmine.clock import Clock
 from coalmine.retraining._bodies import BodyTooLarge, OrderInvalid
@@ -77,6 +79,18 @@ def create_app(service: ServiceSpec, *, addresses: Addresses, clock: Clock) -> F
     app = FastAPI(title="Coalmine retrainer", lifespan=lifespan)
     for kind in (RetrainingError, BodyTooLarge, OrderInvalid, sqlite3.Error):
         app.add_exception_handler(kind, _answer_error)
+
+    @app.exception_handler(RequestValidationError)
+    async def invalid(_: Request, error: RequestValidationError) -> JSONResponse:
+        first = error.errors()[0]
+        key = ".".join(str(part) for part in first["loc"])
+        return JSONResponse({"error": f"{key}: {first['msg']}"}, status_code=400)
+
+    @app.exception_handler(HTTPException)
+    async def no_such_route(request: Request, error: HTTPException) -> JSONResponse:
+        told = f"{request.method} {request.url.path}: {error.detail}"
+        return JSONResponse({"error": told}, error.status_code, headers=error.headers)
+
     add_routes(app, metrics)
     return app
 

@@ -6,6 +6,7 @@ that use them.
 """
 
 from coalmine.retraining.learning._decide import Decision, Gate, decide
+from coalmine.retraining.learning._earlier import judge_by_earlier
 from coalmine.retraining.learning._evaluate import Paired, classification_report, compare
 from coalmine.retraining.learning._family import FamilyName, Model
 from coalmine.retraining.learning._history import WINDOWS, History
@@ -95,6 +96,7 @@ __all__ = [
     "hidden",
     "holm",
     "installed_families",
+    "judge_by_earlier",
     "judge_segments",
     "labelled_rows",
     "leave_out_unknown",

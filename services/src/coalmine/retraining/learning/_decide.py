@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from math import isfinite
 from typing import Any, Literal, TypeGuard
 
+from coalmine.retraining.learning._earlier import WHOLE
 from coalmine.retraining.learning._segments import holm
 
 
@@ -28,6 +29,10 @@ class Gate:
 
     segment_loss: float = 0.05
     """Accuracy that it may lose in a segment even where the loss is certain."""
+
+    earlier_loss: float = 0.02
+    """Accuracy that it may surely lose on the labels that judged the champion, where inputs are as
+    they were then; of a class `segment_loss`. More is for a person to look at."""
 
     first_segment_accuracy: float = 0.5
     """What a first model, which has no champion to be worse than, must reach in every segment: less
@@ -53,11 +58,13 @@ def decide(
 
     `evaluation` has `candidate` and (None for a first model) `champion`, classification reports of
     the same holdout, and `paired`, the comparison with the champion or with the commonest class.
-    What is missing or not a number is a reason to reject.
+    `earlier`, if it is there, is what `judge_by_earlier` says of the labels that judged it.
+    Anything else that is missing or not a number is a reason to reject.
     """
     objections = [*_parity_objections(parity), *_objections(evaluation, gate)]
     if evaluation.get("champion") is not None:
         objections += _segment_objections(segments, gate)
+        objections += _earlier_objections(evaluation.get("earlier") or (), gate)
     else:
         objections += _first_segment_objections(segments, gate)
     if objections:
@@ -120,6 +127,28 @@ def _segment_objections(segments: Sequence[Mapping[str, Any]], gate: Gate) -> li
         for segment, p in zip(segments, known, strict=True)
         if p <= gate.significance
         and segment["champion_accuracy"] - segment["candidate_accuracy"] > gate.segment_loss
+    ]
+
+
+def _earlier_objections(earlier: Sequence[Mapping[str, Any]], gate: Gate) -> list[str]:
+    """Where it contradicts what was true of the same inputs, which no drift of them explains."""
+    if any(not _is_number(part.get("p_not_worse")) for part in earlier):
+        return ["there is no paired comparison on the labels that judged the champion"]
+    known = holm([part["p_not_worse"] for part in earlier])
+    found = [
+        f"{part['segment']}: accuracy {part['candidate_accuracy']:.4f} against "
+        f"{part['champion_accuracy']:.4f} on {part['rows']} rows, p = {p:.2g}"
+        for part, p in zip(earlier, known, strict=True)
+        if p <= gate.significance
+        and part["champion_accuracy"] - part["candidate_accuracy"]
+        > (gate.earlier_loss if part["segment"] == WHOLE else gate.segment_loss)
+    ]
+    if not found:
+        return []
+    return [
+        "worse than the champion on the labels that judged it, where inputs are as they were then "
+        f"({'; '.join(found)}): the new labels are wrong there, or the world has changed in a way "
+        "that no input shows; a person must say which"
     ]
 
 

@@ -1,4 +1,8 @@
-"""Whether rows lie elsewhere than others: how well a classifier tells the two apart."""
+"""Whether rows lie elsewhere than others: how well a classifier tells the two apart.
+
+The same trees say where the one kind is dense: what they give a row is the odds of the two kinds
+there (Bickel, Brückner & Scheffer 2009, https://www.jmlr.org/papers/v10/bickel09a.html).
+"""
 
 from __future__ import annotations
 
@@ -36,10 +40,28 @@ def told_apart(
     the windows of one upload do not give one another away; where there are fewer groups than folds,
     by trees that have not seen the row.
     """
+    unit = _units(here, groups)
+    score = _scores(features, here, unit)
+    area = _area(score, here)
+    error = _standard_error(area, len(np.unique(unit[here])), len(np.unique(unit[~here])))
+    return area, area + _LIMIT * error
+
+
+def density_ratio(features: np.ndarray, here: np.ndarray, *, groups: np.ndarray) -> np.ndarray:
+    """How much denser "these" lie than the others at each row, float64 [rows]; 1 where alike.
+
+    The arguments are those of `told_apart`; each kind counts as one, however many rows it has.
+    """
+    score = _scores(features, here, _units(here, groups))
+    found: np.ndarray = score / (1 - score) * ((~here).sum() / here.sum())
+    return found
+
+
+def _scores(features: np.ndarray, here: np.ndarray, unit: np.ndarray) -> np.ndarray:
+    """The probability of each row to be one of these, by trees that have not seen its unit."""
     with without_data_frames():
         import lightgbm
 
-    unit = _units(here, groups)
     fold = _folds(here, unit)
     score = np.zeros(len(here))
     matrix = features.astype(np.float64)
@@ -48,9 +70,7 @@ def told_apart(
         data = lightgbm.Dataset(matrix[~out], label=here[~out].astype(np.float64))
         booster = lightgbm.train(dict(_SETTINGS), data, num_boost_round=_ROUNDS)
         score[out] = np.asarray(booster.predict(matrix[out]))
-    area = _area(score, here)
-    error = _standard_error(area, len(np.unique(unit[here])), len(np.unique(unit[~here])))
-    return area, area + _LIMIT * error
+    return score
 
 
 def _units(here: np.ndarray, groups: np.ndarray) -> np.ndarray:

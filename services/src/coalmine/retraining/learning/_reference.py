@@ -21,12 +21,19 @@ MIN_WINDOWS = 20
 
 
 def build_reference(
-    rows: pa.Table, directory: Path, *, cross_fitted: CrossFitted | None, window_rows: int
+    rows: pa.Table,
+    directory: Path,
+    *,
+    cross_fitted: CrossFitted | None,
+    window_rows: int,
+    is_traffic: bool = False,
 ) -> int:
     """Write `reference.parquet` into a model directory; its number of rows.
 
     The recent rows in the order of time, with the model's outputs beside the features: its own
-    where it had not seen the row, and `cross_fitted` ones where it was trained on it.
+    where it had not seen the row, and `cross_fitted` ones where it was trained on it. Where the
+    rows are traffic (`is_traffic`), which records have dated, their `time` is kept, so that a
+    season can be read off it; the days of a file or a simulation are not the traffic's.
     """
     import pyarrow as pa
     import pyarrow.parquet as pq
@@ -55,5 +62,8 @@ def build_reference(
     columns |= {name: probabilities[:, index] for index, name in enumerate(others)}
     table = pa.table({name: pa.array(columns[name]) for name in (*features, *outputs)})
     table = table.append_column(TRUE_LABEL, recent.column(TRUE_LABEL).cast(pa.string()))
+    if is_traffic:
+        micros = np.round(values(recent, "time") * 1e6).astype(np.int64)
+        table = table.append_column("time", pa.array(micros, pa.timestamp("us", tz="UTC")))
     pq.write_table(table, directory / REFERENCE_FILE, compression="zstd")
     return len(place)

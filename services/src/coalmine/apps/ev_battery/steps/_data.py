@@ -159,6 +159,7 @@ def generate_features(telemetry: Path, out: Path, *, champion: Champion, data: P
         learning.write_rows(rows, out / ROWS)
         facts = {
             "training_data": digest,
+            "source": read_json(telemetry / SOURCE)["kind"],
             "history_rows": learning.having(rows, origin="history").num_rows,
             **{
                 f"recent_{split}_rows": learning.having(rows, origin="recent", split=split).num_rows
@@ -331,9 +332,13 @@ def _training_data(directory: Path, data: Path) -> str:
 
 
 def _known_rows(digest: str, data: Path) -> pa.Table:
-    """What the champion was made from, labelled and complete: the data that may still hold."""
+    """What the champion was made from, labelled and complete: the data that may still hold.
+
+    What judged the champion is set aside: it judges the candidate too, and is history for the next.
+    """
     rows = learning.read_rows(ensure_stored(digest, data=data))
     if rows.num_rows > MAX_HISTORY_ROWS:  # of all seasons, not of the latest alone
         kept = np.random.default_rng(0).choice(rows.num_rows, MAX_HISTORY_ROWS, replace=False)
         rows = rows.take(np.sort(kept))
-    return learning.with_texts(rows, origin="history", split="train")
+    split = np.where(learning.values(rows, "split") == "holdout", "aside", "train")
+    return learning.with_texts(rows, origin="history", split=split)

@@ -6,7 +6,7 @@ import shutil
 from collections.abc import Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -30,6 +30,9 @@ from coalmine.apps.ev_battery.steps._common import (
 )
 from coalmine.modeldir import MODEL_FILE
 from coalmine.retraining import emit_event, learning, step
+
+if TYPE_CHECKING:
+    import pyarrow as pa
 
 
 def budget(*, trials: int, seconds: float, seed: int, study: Path) -> learning.Budget:
@@ -109,7 +112,8 @@ def evaluate(
 ) -> None:
     """Judge on the holdout: parity, then accuracy in pairs; write the candidate's directory."""
     with step("evaluate"), learning.without_data_frames():
-        holdout = learning.having(learning.read_rows(features / ROWS), split="holdout")
+        rows = learning.read_rows(features / ROWS)
+        holdout = learning.having(rows, split="holdout")
         truth = learning.class_indices(holdout, CLASSES)
         matrix = learning.feature_matrix(holdout, FEATURE_NAMES)
         network = learning.Network(trained / MODEL_FILE)
@@ -138,6 +142,7 @@ def evaluate(
                 **learning.classification_report(truth, rival, classes=CLASSES),
             },
             "paired": paired.as_dict(),
+            "earlier": [] if old is None else _judged_by_earlier(rows, network, old),
         }
         report.mkdir(parents=True, exist_ok=True)
         write_json(report / EVALUATION, evaluation)
@@ -151,6 +156,23 @@ def evaluate(
             metrics={"accuracy": found["accuracy"], "holdout_rows": float(found["rows"])},
         )
         learning.write_model(candidate, network=trained / MODEL_FILE, card=card)
+
+
+def _judged_by_earlier(rows: pa.Table, network: learning.Network, old: Path) -> list[Any]:
+    """The candidate beside the champion on the rows that judged the champion, and still come."""
+    earlier = learning.having(rows, origin="history", split="aside")
+    both = [earlier, learning.having(rows, origin="recent")]
+    matrix = np.concatenate([learning.feature_matrix(part, FEATURE_NAMES) for part in both])
+    of_then, truth = matrix[: earlier.num_rows], learning.class_indices(earlier, CLASSES)
+    return learning.judge_by_earlier(
+        matrix,
+        np.arange(len(matrix)) >= earlier.num_rows,
+        groups=np.concatenate([learning.values(part, "group").astype(str) for part in both]),
+        truth=truth,
+        new_right=network.predict(of_then)[0] == truth,
+        old_right=as_classes(learning.Network(old / MODEL_FILE).predict(of_then)[0], old) == truth,
+        classes=CLASSES,
+    )
 
 
 def judge_segments(features: Path, report: Path, *, segmentation: str, out: Path) -> None:

@@ -50,6 +50,7 @@ def set_up_drift_monitoring(
             out,
             cross_fitted=cross_fitted,
             window_rows=window_rows,
+            is_traffic=read_json(features / FACTS)["source"] == "records",
         )
 
 
