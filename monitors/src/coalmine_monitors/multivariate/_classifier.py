@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from functools import lru_cache
-from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -28,7 +26,6 @@ _RIDGE = 0.01
 _EQUAL = np.float32(1e-5)
 
 Floats = NDArray[np.float64]
-_Float = TypeVar("_Float", np.float32, np.float64)
 
 
 @dataclass(frozen=True)
@@ -86,22 +83,38 @@ class DomainClassifier(Statistic):
 
     def score(self, points: Floats) -> float:
         """Of a window's points [n, used]."""
-        # Seven digits tell rows apart well enough, and come twice as fast.
-        features = _features(np.ascontiguousarray(points.T, dtype=np.float32), self.pairs)
-        cuts, blocks = _blocks(len(points))
-        sums, sizes = (features @ blocks).T.astype(np.float64), np.diff(cuts)
+        # Features are not made of the window's rows: their sums are in the blocks' second moments,
+        # and a row's score is a quadratic form.
+        blocks = np.array_split(points, FOLDS)
+        sums = np.array([self._sum(block) for block in blocks])
+        sizes = np.array([len(block) for block in blocks])
         others = len(points) - sizes
         away = (sums.sum(axis=0) - sums) / others[:, None] - self.mean
         noise = _SHRINKAGE * self.spread / np.sqrt(others)[:, None]
         shrunk = np.sign(away) * np.maximum(np.abs(away) - noise, 0.0)
-        weights = (shrunk @ self.precision).astype(np.float32)
-        usual = np.sort(weights @ self.compared, axis=1)
+        different = np.flatnonzero(shrunk.any(axis=0))
+        weights = shrunk[:, different] @ self.precision[different]
+        # Seven digits tell rows apart well enough, and come twice as fast.
+        usual = np.sort(weights.astype(np.float32) @ self.compared, axis=1)
         areas = [
-            _area(weight @ features[:, start:end], known)
-            for weight, known, start, end in zip(weights, usual, cuts, cuts[1:], strict=False)
+            _area(self._scores(block, weight), known)
+            for block, weight, known in zip(blocks, weights, usual, strict=True)
         ]
         area = np.average(areas, weights=sizes)
         return float(np.sqrt(2) * ndtri(np.clip(area, 1e-4, 1 - 1e-4)))
+
+    def _sum(self, points: Floats) -> Floats:
+        """Of the features of points [n, used]."""
+        moments = points.T @ points
+        return np.concatenate([points.sum(axis=0), moments[self.pairs[0], self.pairs[1]]])
+
+    def _scores(self, points: Floats, weight: Floats) -> NDArray[np.float32]:
+        """Of points [n, used]: their features, weighted."""
+        used = points.shape[1]
+        form = np.zeros((used, used))
+        form[self.pairs[0], self.pairs[1]] = weight[used:]
+        found = np.einsum("ij,ij->i", points @ form, points) + points @ weight[:used]
+        return np.asarray(found, dtype=np.float32)
 
     def effect(self, scores: Floats) -> Floats:
         """As the index between two normal distributions that can be told apart so well."""
@@ -115,13 +128,9 @@ def _strongest(correlation: Floats) -> NDArray[np.intp]:
     return np.array([first[order], second[order]])
 
 
-def _features(points: NDArray[_Float], pairs: NDArray[np.intp]) -> NDArray[_Float]:
+def _features(points: Floats, pairs: NDArray[np.intp]) -> Floats:
     """Of points [used, n] themselves, then their products [used + pairs, n]."""
-    used = len(points)
-    features = np.empty((used + pairs.shape[1], points.shape[1]), dtype=points.dtype)
-    features[:used] = points
-    np.multiply(points[pairs[0]], points[pairs[1]], out=features[used:])
-    return features
+    return np.concatenate([points, points[pairs[0]] * points[pairs[1]]])
 
 
 def _compared(features: Floats) -> NDArray[np.float32]:
@@ -129,17 +138,9 @@ def _compared(features: Floats) -> NDArray[np.float32]:
     return np.ascontiguousarray(spaced(features.T, _COMPARED).T, dtype=np.float32)
 
 
-@lru_cache(maxsize=64)
-def _blocks(rows: int) -> tuple[list[int], NDArray[np.float32]]:
-    """Where blocks begin and end [FOLDS + 1], and 1 for each row in its block [rows, FOLDS]."""
-    cuts = [0, *np.cumsum([len(part) for part in np.array_split(np.arange(rows), FOLDS)]).tolist()]
-    block = np.repeat(np.arange(FOLDS), np.diff(cuts))
-    return cuts, np.asarray(block[:, None] == np.arange(FOLDS), dtype=np.float32)
-
-
 def _area(scores: NDArray[np.float32], usual: NDArray[np.float32]) -> float:
     """Area under the ROC curve, of scores against sorted usual ones; ties count half."""
-    # Equal rows are equal whatever the last digit of their sums.
+    # Rows that are equal are so whichever way their scores were summed.
     same = _EQUAL * max(usual[-1] - usual[0], np.float32(0))
     below = usual.searchsorted(scores - same) + usual.searchsorted(scores + same, side="right")
     return float(below.mean() / (2 * usual.size))

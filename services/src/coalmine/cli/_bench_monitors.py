@@ -104,6 +104,9 @@ def monitors(
     console = Console()
     # Told to end, it ends the detectors that it started too.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    # A shell without job control starts what is in the background deaf to Ctrl-C: who sends it to
+    # us means us.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
         if report is not None:
             results = Results.read(report)
