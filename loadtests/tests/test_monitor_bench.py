@@ -15,13 +15,14 @@ from coalmine_loadtests.monitors import (
     MonitorBenchError,
     MonitorBenchOptions,
     Results,
+    joined,
     missed,
     null_rows,
     read_stream,
     run_monitor_bench,
     write_report,
 )
-from coalmine_loadtests.monitors._results import verdicts
+from coalmine_loadtests.monitors._results import Delay, NullRuns, verdicts
 from coalmine_loadtests.monitors._scores import delays, run_length, threshold_for
 from coalmine_loadtests.monitors._worlds import NULLS
 
@@ -112,6 +113,24 @@ def test_what_a_detector_cannot_do_is_said(tmp_path: Path) -> None:
 def test_wrong_names_are_told(change: dict[str, tuple[str, ...]], message: str) -> None:
     with pytest.raises(MonitorBenchError, match=message):
         run_monitor_bench(MonitorBenchOptions(**change), console=QUIET)  # type: ignore[arg-type]
+
+
+def test_parts_that_were_run_apart_are_shown_as_one(tmp_path: Path) -> None:
+    first, second = Results(), Results(failures=["throughput: too slow"])
+    first.delays = {"calm": {"1": {"Coalmine": Delay(2.0, 100.0, 50, [1.0])}}}
+    second.delays = {
+        "calm": {"1": {"peer": Delay(3.0, 100.0, 50, [4.0])}},
+        "other": {"1": {"Coalmine": Delay(2.0, 100.0, 50, [3.0])}},
+    }
+    second.nulls = {"calm": {"declared": NullRuns(1, 50, math.inf)}}
+    paths = [tmp_path / "first.json", tmp_path / "second.json"]
+    for part, path in zip((first, second), paths, strict=True):
+        part.write(path)
+    whole = joined([Results.read(path) for path in paths])
+    assert list(whole.delays["calm"]["1"]) == ["Coalmine", "peer"]
+    assert whole.delays["other"]["1"]["Coalmine"].median == 3
+    assert whole.nulls["calm"]["declared"].windows == 50
+    assert whole.failures == ["throughput: too slow"]
 
 
 def test_a_stream_that_is_none_is_told(tmp_path: Path) -> None:

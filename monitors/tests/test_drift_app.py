@@ -63,6 +63,30 @@ async def test_a_shift_becomes_one_incident_that_names_the_feature(
         assert 'coalmine_incidents_total{kind="drift",model_name="demo"' in metrics
 
 
+async def test_a_feature_that_moves_the_predictions_too_is_one_incident(
+    world: Any, make_service: Any, run_app: Any
+) -> None:
+    def hotter(rows: Any) -> None:
+        rows[:, :, 0] += 1.5  # the class answered is that of `a` > 1
+
+    world.deploy()
+    world.send(400)
+    seen = []
+    async with run_app(app_of(world, make_service())) as client:
+        for _ in range(3):
+            world.send(150, change=hotter)
+            (incident,) = (await client.settled())["incidents"]
+            seen.append(incident)
+        world.send(600)
+        (closed,) = (await client.settled())["incidents"]
+    assert {incident["id"] for incident in [*seen, closed]} == {closed["id"]}
+    assert [incident["closed_at"] is None for incident in [*seen, closed]] == [True] * 3 + [False]
+    for incident in seen:
+        assert {feature["name"] for feature in incident["features"]} == {"a", "label"}
+        assert incident["onset_at"] == seen[0]["onset_at"]
+    assert seen[-1]["evidence"] != seen[0]["evidence"], "an open incident is kept up to date"
+
+
 async def test_an_open_incident_shows_in_the_metrics(
     world: Any, make_service: Any, run_app: Any
 ) -> None:

@@ -6,7 +6,7 @@ from coalmine_loadtests.monitors._detectors import METHODS, Detectors
 from coalmine_loadtests.monitors._errors import MonitorBenchError
 from coalmine_loadtests.monitors._main import MonitorBenchOptions, run_monitor_bench
 from coalmine_loadtests.monitors._report import print_results, write_report
-from coalmine_loadtests.monitors._results import Results, missed
+from coalmine_loadtests.monitors._results import Results, joined, missed
 from coalmine_loadtests.monitors._streams import StreamFile, read_stream
 from coalmine_loadtests.monitors._worlds import NULLS, World, null_rows
 
@@ -19,6 +19,7 @@ __all__ = [
     "Results",
     "StreamFile",
     "World",
+    "joined",
     "missed",
     "null_rows",
     "print_results",

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import math
-from dataclasses import asdict, dataclass, field
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -12,7 +13,7 @@ from typing import Any
 from coalmine_loadtests.monitors._detectors import OURS
 from coalmine_loadtests.monitors._errors import MonitorBenchError
 
-__all__ = ["DECLARED", "Delay", "NullRuns", "Results", "missed", "verdicts"]
+__all__ = ["DECLARED", "Delay", "NullRuns", "Results", "joined", "missed", "verdicts"]
 
 
 #: Windows between false alarms that Coalmine is told to keep, as `peer_coalmine.py` declares them.
@@ -100,6 +101,27 @@ class Results:
             return cls(nulls=nulls, delays=delays, **content)
         except (KeyError, TypeError, AttributeError, ValueError) as error:
             raise MonitorBenchError(f"{path} is no result of this benchmark") from error
+
+
+def joined(parts: Sequence[Results]) -> Results:
+    """What several runs found, as one; where two have measured the same, the later part counts."""
+    first, *rest = parts
+    for part in rest:
+        for each in fields(Results):
+            old, new = getattr(first, each.name), getattr(part, each.name)
+            if each.name == "failures":
+                old += [failure for failure in new if failure not in old]
+            elif each.name not in ("options", "machine"):  # the tables say which they are of
+                _put(old, new)
+    return first
+
+
+def _put(old: dict[str, Any], new: dict[str, Any]) -> None:
+    for key, value in new.items():
+        if isinstance(value, dict) and isinstance(old.get(key), dict):
+            _put(old[key], value)
+        else:
+            old[key] = value
 
 
 def _finite(value: Any) -> Any:

@@ -75,7 +75,11 @@ def monitors(
         ),
     ] = None,
     report: Annotated[
-        Path | None, typer.Option(help="Measure nothing: show these numbers", exists=True)
+        list[Path] | None,
+        typer.Option(
+            help="Measure nothing: show these numbers; repeatable, parts of a benchmark become one",
+            exists=True,
+        ),
     ] = None,
     docs: Annotated[
         Path | None, typer.Option(help="Rewrite the tables in this document", exists=True)
@@ -94,6 +98,7 @@ def monitors(
         MonitorBenchError,
         MonitorBenchOptions,
         Results,
+        joined,
         missed,
         print_results,
         read_stream,
@@ -108,8 +113,8 @@ def monitors(
     # us means us.
     signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
-        if report is not None:
-            results = Results.read(report)
+        if report:
+            results = joined([Results.read(path) for path in report])
         else:
             options = MonitorBenchOptions(
                 parts=tuple(part or _PARTS.split(", ")),
