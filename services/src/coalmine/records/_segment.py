@@ -15,7 +15,7 @@ from coalmine.records._errors import SchemaError
 from coalmine.records._frame import Layout
 from coalmine.records._framing import PREFIX, first_payload, scan
 
-__all__ = ["SPARE", "SUFFIX", "Chunk", "Mark", "Segment", "last_seq", "recover", "room"]
+__all__ = ["SPARE", "SUFFIX", "Chunk", "Mark", "Segment", "begun", "last_seq", "recover"]
 
 SUFFIX = ".frames"
 #: Of a segment that was shipped, to be written over.
@@ -24,6 +24,8 @@ SPARE = ".spare"
 #: bounded, since the other side holds all of it while it is decoded.
 _CHUNK_BYTES = 2 * 1024**2
 _CHUNK_ROWS = 32 * 1024
+#: Memory that is never written to is one page, and stays in the cache.
+_ZEROS = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS
 
 
 class Chunk(NamedTuple):
@@ -77,7 +79,7 @@ class Segment:
     """Bytes of the file."""
 
     map: mmap.mmap | None = None
-    """The file as memory, as long as it is written to or likely to be soon."""
+    """The file as memory, as long as it is written to."""
 
     header: bytes = b""
     marks: deque[Mark] = field(default_factory=deque)
@@ -102,7 +104,7 @@ class Segment:
             at = end
         self.size = at
 
-    def unmap(self) -> None:
+    def release(self) -> None:
         """Nothing more is written, for now."""
         if self.map is not None:
             self.map.close()
@@ -110,7 +112,7 @@ class Segment:
 
     def close(self) -> None:
         """Nothing more is ever written: the file ends where its last frame does."""
-        self.unmap()
+        self.release()
         with contextlib.suppress(OSError):  # then it is cut by whoever opens the spool
             os.truncate(self.path, self.size)
 
@@ -150,22 +152,24 @@ class Segment:
             self.marks.append(place)
 
 
-def room(path: Path, size: int) -> mmap.mmap:
-    """The first `size` bytes of a file as memory, which the process may die without losing.
+def begun(path: Path, first: int, size: int) -> Segment:
+    """A segment in a new file, or in one that has been written to before.
 
-    They are written once, so that the disk has space for them and the system has pages: what is
-    kept here later can neither fail nor wait. OSError if there is no space.
+    Its space on the disk and its pages are there from the start: what is kept in it later can
+    neither fail for want of them nor wait for them. OSError if there is no space.
     """
-    descriptor = os.open(path, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o644)
+    fd = os.open(path, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o644)
     try:
-        missing = size - os.fstat(descriptor).st_size
-        if missing > 0:
-            os.posix_fallocate(descriptor, 0, size)
-            if os.pwrite(descriptor, bytes(missing), size - missing) != missing:
-                raise OSError("short write")
-        return mmap.mmap(descriptor, size, flags=mmap.MAP_SHARED | mmap.MAP_POPULATE)
+        if os.fstat(fd).st_size < size:
+            os.posix_fallocate(fd, 0, size)
+            with mmap.mmap(-1, size, flags=_ZEROS, prot=mmap.PROT_READ) as zeros:
+                # In one call the system takes one large page where it can.
+                if os.pwrite(fd, zeros, 0) != size:
+                    raise OSError("short write")
+        memory = mmap.mmap(fd, size, flags=mmap.MAP_SHARED | mmap.MAP_POPULATE)
     finally:
-        os.close(descriptor)
+        os.close(fd)
+    return Segment(path, first, 0, size, memory)
 
 
 def recover(directory: Path, acknowledged: int) -> tuple[deque[Segment], int]:

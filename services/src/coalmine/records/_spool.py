@@ -27,9 +27,9 @@ from coalmine.records._segment import (
     Chunk,
     Mark,
     Segment,
+    begun,
     last_seq,
     recover,
-    room,
 )
 from coalmine.records._spool_state import (
     BEFORE,
@@ -45,8 +45,6 @@ __all__ = ["Spool", "spool_stats"]
 
 #: Segments that may be written over.
 _SPARES = 8
-#: Segments that stay mapped while they wait to be shipped, for they will be spares soon.
-_MAPPED = 2
 _SEGMENT_BYTES = 2 * 1024**2
 _AT_HAND = 8 * _SEGMENT_BYTES
 
@@ -72,7 +70,7 @@ class Spool:
         self._segments, self._next_seq = recover(directory, self._state.acknowledged)
         self._bytes = sum(segment.room for segment in self._segments)
         self._active: Segment | None = None
-        self._spares: list[Segment] = []
+        self._spares: list[Path] = []
 
     def append(self, added: Frame, *, header: Frame | None = None) -> None:
         """Keep one frame, or count its rows as dropped. Does not raise."""
@@ -156,10 +154,10 @@ class Spool:
                     segment.path.unlink(missing_ok=True)
                 self._segments.clear()
             self._active = None
-            for segment in [*self._segments, *self._spares]:
+            for segment in self._segments:
                 segment.close()
             while self._spares:
-                self._spares.pop().path.unlink(missing_ok=True)
+                self._spares.pop().unlink(missing_ok=True)
             for descriptor in (self._state_fd, self._lock_fd):
                 os.close(descriptor)
             # What is emitted from now on is a write error, counted in memory only.
@@ -170,10 +168,8 @@ class Spool:
         segment, self._active = self._active, None
         if segment is None:
             return
-        empty = segment.first == self._next_seq
-        if empty or len(self._segments) > _MAPPED:
-            segment.unmap()
-        if empty:  # the new segment will have its name
+        segment.release()
+        if segment.first == self._next_seq:  # no row: the new one will have its name
             self._segments.remove(segment)
             self._bytes -= segment.room
             segment.path.unlink()
@@ -188,27 +184,21 @@ class Spool:
         if self._bytes + size > self._max_bytes:
             return None
         path = self._directory / f"{self._next_seq:020d}{SUFFIX}"
-        memory = None
         if self._spares and size == self._segment_bytes:
-            spare = self._spares.pop()
-            spare.path.rename(path)
-            memory = spare.map
+            self._spares.pop().rename(path)
         try:
-            if memory is None:
-                try:
-                    memory = room(path, size)
-                except OSError:  # what is left of the disk may do for this frame
-                    size = needed
-                    path.unlink(missing_ok=True)
-                    memory = room(path, size)
+            try:
+                segment = begun(path, self._next_seq, size)
+            except OSError:  # what is left of the disk may do for this frame
+                path.unlink(missing_ok=True)
+                segment = begun(path, self._next_seq, needed)
         except OSError:
             path.unlink(missing_ok=True)
             raise
-        segment = Segment(path, self._next_seq, 0, size, memory)
         segment.begin(self._header.tobytes(segment.first))
         self._active = segment
         self._segments.append(segment)
-        self._bytes += size
+        self._bytes += segment.room
         return segment
 
     def _drop(self, reason: str, rows: int) -> None:
@@ -231,10 +221,8 @@ class Spool:
             self._segments.popleft()
             self._bytes -= segment.room
             if len(self._spares) < _SPARES and segment.room == self._segment_bytes:
-                segment.path = segment.path.rename(segment.path.with_suffix(SPARE))
-                self._spares.append(segment)
+                self._spares.append(segment.path.rename(segment.path.with_suffix(SPARE)))
                 return
-            segment.unmap()
         segment.path.unlink(missing_ok=True)
 
     def _store(self) -> None:
