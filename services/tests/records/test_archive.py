@@ -232,3 +232,19 @@ def test_a_url_may_name_the_archive(tmp_path: Path) -> None:
     for wrong in ("?archive=", "?archives=x", "?partitions="):
         with pytest.raises(ValueError, match=r"allowed after the \? is partitions=N"):
             open_log(f"sqlite:///{tmp_path}/r.db{wrong}")
+
+
+def test_a_client_that_changes_a_type_or_has_long_names_stops_no_archive(
+    log: RecordLog, append: Any, make_batch: MakeBatch, tmp_path: Path
+) -> None:
+    plain = make_batch(["a"])
+    append(plain)
+    append(plain.set_column(plain.schema.get_field_index("f0"), "f0", pa.array(["text"])))
+    append(make_batch(["b"], version="v" * 2000))
+    append(make_batch(["c"], version="../.."))
+    archive(log, tmp_path)
+    archive(log, tmp_path)
+    files = sorted(tmp_path.rglob("*.parquet"))
+    assert sum(pq.read_metadata(file).num_rows for file in files) == 4
+    assert len(files) == 4
+    assert all(file.parent.parent.parent.parent == tmp_path for file in files)

@@ -262,6 +262,7 @@ async def test_bytes_of_all_kinds_never_break_it(client: httpx.AsyncClient, log:
     bodies = [b"", b"\xff" * 50, b'{"inputs": [{"name": 3}]}', b'{"inputs": 5}', b"null", b"{}{}"]
     bodies += [b'{"inputs": [{"name": "features", "shape": [2, 12], "datatype": "FP32"}]}' + b"1"]
     bodies += [b'{"instances": []}', b'{"outputs": {"label": 3}}', b'{"predictions": [null]}']
+    bodies += [b"[" * 100_000, b'{"a":' * 100_000]
     bodies += [b'{"id": "\xf0\x9f\x94\x8b", "inputs": []}\x00\x01', b'{"predictions": [{}]}']
     for number, body in enumerate(bodies):
         for kind in ("request", "response"):
@@ -308,6 +309,18 @@ async def test_without_a_model_directory_the_columns_are_learned(
     assert (first["model_version"], first["features_23"], first["y"]) == ("7", 0.5, 1)
     assert (third["mode"], third["soc"], third["output"]) == ("eco", 0.5, 0.25)
     assert "no whole call of it was seen yet" in orphan["error"]
+
+
+async def test_a_shape_that_claims_to_be_wide_is_not_learned_from(
+    log: RecordLog, clock: ManualClock
+) -> None:
+    inputs = [{"name": "x", "datatype": "FP32", "shape": [1, 10**17], "data": [1]}]
+    async with _client(log, clock) as client:
+        await _send(client, "request", {"inputs": inputs}, "a")
+        answer = await _send(client, "response", {"predictions": [1]}, "a")
+        assert (answer.status_code, answer.json()) == (200, {"undecodable": 1})
+    (row,) = _rows(log)
+    assert "request: " in row["error"]
 
 
 async def test_a_model_directory_may_come_later(

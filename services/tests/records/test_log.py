@@ -168,6 +168,10 @@ def test_several_batches_go_in_one_go_and_a_wrong_one_goes_alone(
             lambda batch: batch.append_column("list", pa.array([[1], [2], [3]])),
             "column 'list' holds no numbers or strings",
         ),
+        (
+            lambda batch: batch.append_column("span", pa.array([1, 2, 3], pa.duration("s"))),
+            "column 'span' holds no numbers or strings",
+        ),
     ],
 )
 def test_what_is_no_batch_of_records_is_refused(

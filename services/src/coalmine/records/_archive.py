@@ -14,6 +14,7 @@ import os
 from collections import defaultdict
 from collections.abc import Iterator
 from contextlib import contextmanager
+from hashlib import sha256
 from pathlib import Path
 from urllib.parse import quote
 
@@ -36,6 +37,8 @@ LABEL_SCHEMA = pa.schema(
 
 _CURSOR = "_cursor.json"
 _LOCK = "_lock"
+#: Of a part of a path: file systems take 255 bytes, a temporary name and `version=` among them.
+_LONGEST_NAME = 200
 _LABELS = "_labels"
 
 
@@ -118,13 +121,33 @@ def _write(directory: Path, name: str, batches: list[pa.RecordBatch]) -> None:
             partitions[model, version, day].append(table)
     for (model, version, day), tables in sorted(partitions.items()):
         folder = (
-            directory / f"model={quote(model, safe='')}" / f"version={quote(version, safe='')}"
+            directory / f"model={_quoted(model)}" / f"version={_quoted(version)}"
         ) / f"day={day}"
         folder.mkdir(parents=True, exist_ok=True)
         temporary = folder / f"_{name}.tmp"  # readers of Parquet folders skip names with _ in front
-        table = pa.concat_tables(tables, promote_options="permissive")
-        pq.write_table(table, temporary, compression="zstd")
-        _publish(temporary, folder / f"{name}.parquet")
+        for number, table in enumerate(_united(tables)):
+            pq.write_table(table, temporary, compression="zstd")
+            _publish(temporary, folder / f"{name}{f'-{number}' if number else ''}.parquet")
+
+
+def _quoted(text: str) -> str:
+    """A part of a path, which file systems bound; what is too long ends in its hash."""
+    quoted = quote(text, safe="")
+    if len(quoted) <= _LONGEST_NAME:
+        return quoted
+    return f"{quoted[: _LONGEST_NAME - 17]}-{sha256(text.encode()).hexdigest()[:16]}"
+
+
+def _united(tables: list[pa.Table]) -> list[pa.Table]:
+    """One table of all, or several where a client changed the type of a column: one batch of its
+    must not keep the log from being archived for ever."""
+    united: list[pa.Table] = []
+    for table in tables:
+        try:
+            united[-1:] = [pa.concat_tables([*united[-1:], table], promote_options="permissive")]
+        except (pa.ArrowTypeError, pa.ArrowInvalid):
+            united.append(table)
+    return united
 
 
 class _State:

@@ -21,6 +21,12 @@ __all__ = ["PackedBatch", "pack", "parse_stream", "unpack"]
 _SIZE = struct.Struct("<Q")
 _CODEC = "lz4_raw"
 
+#: Of columns; others cannot all be archived, or not be understood by monitors.
+_KINDS = (
+    pa.types.is_integer, pa.types.is_floating, pa.types.is_boolean, pa.types.is_string,
+    pa.types.is_timestamp,
+)  # fmt: skip
+
 _LONGEST_SCHEMA = 64 * 1024
 #: What may stand behind the batch of a stream: nothing, or that this is the end, in two versions.
 _ENDS = (b"", b"\xff\xff\xff\xff\0\0\0\0", b"\0\0\0\0")
@@ -142,7 +148,7 @@ def _check_schema(packed: bytes) -> None:
     if len(set(names)) != len(names):
         raise MalformedBatchError("a column is there twice")
     for field in schema:
-        if not (pa.types.is_primitive(field.type) or pa.types.is_string(field.type)):
+        if not any(is_kind(field.type) for is_kind in _KINDS):
             raise MalformedBatchError(f"column {field.name!r} holds no numbers or strings")
 
 

@@ -111,7 +111,7 @@ def _payload(event: Event | None) -> _Payload:
         try:
             _, end = json.JSONDecoder().raw_decode(text)
             content = orjson.loads(event.payload[:end])
-        except ValueError:
+        except (ValueError, RecursionError):  # the latter of a thousand brackets
             return _Payload(wrong=f"{event.kind}: not JSON: {error}")
     if not isinstance(content, dict):
         return _Payload(wrong=f"{event.kind}: not a JSON object")

@@ -21,6 +21,8 @@ __all__ = ["Deployed", "Signatures"]
 #: Of a Kubernetes object: says what KServe's events do not. See `metadataAnnotations` of a logger.
 _VERSION, _ARM = "coalmine/model-version", "coalmine/arm"
 _UNKNOWN_VERSION = "unknown"
+#: Of a tensor that is learned: what a few bytes of a shape may claim.
+_MOST_COLUMNS = 4096
 
 
 @dataclass(frozen=True, slots=True)
@@ -151,8 +153,9 @@ def _is_text(value: Any) -> bool:
 
 
 def _tensor(name: str, datatype: Any, width: int | None, taken: set[str]) -> Tensor:
-    """A tensor [-1] (no width), [-1, width], or one of a higher rank (0), which has no columns."""
-    if width == 0:
+    """A tensor [-1] (no width), [-1, width], or one without columns: of a higher rank (0), or wider
+    than a table is."""
+    if width is not None and not 0 < width <= _MOST_COLUMNS:
         return Tensor(name=name, datatype=datatype, shape=(-1, -1, -1))
     names = [name] if width is None else [f"{name}_{number}" for number in range(width)]
     columns = tuple(Column(name=f"output_{each}" if each in taken else each) for each in names)
