@@ -42,13 +42,13 @@ def judge_by_earlier(
     present's rows and of the earlier ones; `truth` (class indices), `new_right` and `old_right`
     (bool) of the earlier ones alone, in their order. Parts of few uploads are left out.
     """
-    if not is_present.any() or is_present.all():
+    of_then = groups[~is_present]
+    if not is_present.any() or len(np.unique(of_then)) < _MIN_GROUPS:
         return []
     ratio = density_ratio(features, is_present, groups=groups)[~is_present]
     alike = ratio >= _ALIKE
     masks = {WHOLE: alike}
     masks |= {f"class {name}": alike & (truth == index) for index, name in enumerate(classes)}
-    of_then = groups[~is_present]
     return judge_segments(
         {
             name: mask

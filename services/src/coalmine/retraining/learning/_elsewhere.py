@@ -15,6 +15,8 @@ _ROUNDS = 15
 _SEED = 1
 #: Standard errors to the upper 95 % limit.
 _LIMIT = 1.645
+#: Of two kinds that trees tell apart without fail: the odds stay finite.
+_SURE = 1e-6
 #: Few and small trees: what takes more to see is no move of the world.
 _SETTINGS = {
     "objective": "binary",
@@ -52,7 +54,7 @@ def density_ratio(features: np.ndarray, here: np.ndarray, *, groups: np.ndarray)
 
     The arguments are those of `told_apart`; each kind counts as one, however many rows it has.
     """
-    score = _scores(features, here, _units(here, groups))
+    score = _scores(features, here, _units(here, groups)).clip(_SURE, 1 - _SURE)
     found: np.ndarray = score / (1 - score) * ((~here).sum() / here.sum())
     return found
 
