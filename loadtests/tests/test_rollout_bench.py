@@ -37,6 +37,7 @@ def test_weight_changes_under_load_lose_no_request() -> None:
     assert report.failed == []
     assert len(report.routed) == len(report.acknowledged) == 10
     assert report.requests > 100
+    assert 0.0 < report.summary(report.ordinary)["median"]
 
 
 def test_a_weight_that_nobody_decided_is_told_apart(tmp_path: Path) -> None:

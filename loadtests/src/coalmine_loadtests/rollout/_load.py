@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+from collections import deque
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
@@ -42,6 +43,9 @@ class Load:
     sent: int = 0
     failed: list[str] = field(default_factory=list)
     """Requests that no model answered, with what came instead."""
+
+    took: deque[float] = field(default_factory=lambda: deque(maxlen=10_000))
+    """Seconds of the last requests that a model answered."""
 
     awaited: dict[str, asyncio.Future[float]] = field(default_factory=dict)
     """Told, once, when the arm of that name answers next (monotonic)."""
@@ -84,6 +88,7 @@ class Load:
         if status not in _ANSWERED:
             self.failed.append(f"{SYSTEM_CLOCK.time():.3f}: {status} {content[:200]!r}")
             return
+        self.took.append(now - began)
         answer = json.loads(content)
         self._count(answer["arm"], answer["version"], ok=status == 200, took=now - began)
         if awaited := self.awaited.pop(answer["arm"], None):

@@ -47,6 +47,9 @@ class WeightsReport:
     acknowledged: list[float] = field(default_factory=list)
     """Until the gateway's admin port showed the decision (`version_text`), and `apply` returned."""
 
+    ordinary: list[float] = field(default_factory=list)
+    """A request's answer, meanwhile: what any exchange with a process takes on this machine now."""
+
     requests: int = 0
     failed: list[str] = field(default_factory=list)
 
@@ -88,7 +91,7 @@ async def _measure(
             await _change(RoutePlan(f"change-{number}", {arm: 100}), gateway, load, report)
             progress(number + 1)
             await asyncio.sleep(options.between)
-    report.requests, report.failed = load.sent, load.failed
+    report.requests, report.failed, report.ordinary = load.sent, load.failed, list(load.took)
     return report
 
 
