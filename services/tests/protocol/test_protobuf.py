@@ -12,7 +12,13 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from coalmine.protocol import DATATYPES, ProtocolError, Signature, TensorSpec
-from coalmine.protocol.protobuf import decode_infer, encode_infer, message_class, parse
+from coalmine.protocol.protobuf import (
+    decode_infer,
+    encode_infer,
+    message_class,
+    parse,
+    parse_infer,
+)
 
 # The machine may be busy: how long an example takes says nothing.
 UNHURRIED = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
@@ -164,3 +170,20 @@ def test_any_bytes_are_taken_or_refused(payload: bytes) -> None:
         decode_infer(parse("ModelInferRequest", payload), SIGNATURE)
     except ProtocolError:
         pass
+
+
+@pytest.mark.parametrize("field", [b"\x2a\x00", b"\x32\x00", b"\x3a\x00"], ids=["in", "out", "raw"])
+def test_two_bytes_a_field_are_refused_before_they_are_objects(field: bytes) -> None:
+    payload = request(inputs=[tensor()]).SerializeToString() + field * 100_000
+    with pytest.raises(ProtocolError, match="more than 65536 fields"):
+        parse_infer(payload)
+
+
+def test_many_columns_are_no_mistake() -> None:
+    columns = [f"c{number}" for number in range(5000)]
+    signature = Signature(tuple(TensorSpec(name, "FP32", (-1,)) for name in columns), ())
+    inputs = [{"name": name, "datatype": "FP32", "shape": [1]} for name in columns]
+    raw = [np.float32(number).tobytes() for number in range(5000)]
+    message, found = parse_infer(request(inputs=inputs, raw_input_contents=raw).SerializeToString())
+    call = decode_infer(message, signature, raw=found)
+    assert [int(array[0]) for array in call.tensors.values()] == list(range(5000))

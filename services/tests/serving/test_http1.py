@@ -298,3 +298,20 @@ def test_a_head_is_known_only_if_its_text_says_all(text: bytes) -> None:
     known = KnownHead.learn(plain, route, {b"content-length": b"5"})
     assert known is not None
     assert (known.text, known.length) == (plain[:-5], 5)
+
+
+@pytest.mark.parametrize("size", [1, 2, 5000])
+@pytest.mark.parametrize("before", [b"", b"GET /v2 HTTP/1.1\r\nhost: x\r\n\r\n"])
+def test_a_body_in_chunks_of_any_size(wire: Wire, before: bytes, size: int) -> None:
+    """Answered directly, and behind a request that the application answers."""
+    rows = 4000
+    body = json.dumps({"instances": [[1, 2, 3, 4]] * rows}).encode()
+    pieces = (body[at : at + size] for at in range(0, len(body), size))
+    chunks = b"".join(b"%x\r\n%b\r\n" % (len(piece), piece) for piece in pieces)
+    head = b"POST /v1/models/toy:predict HTTP/1.1\r\nhost: x\r\ntransfer-encoding: chunked\r\n\r\n"
+    wire.socket.sendall(before + head + chunks + b"0\r\n\r\n")
+    if before:
+        assert wire.answer()[0] == 200
+    status, _, answer = wire.answer()
+    assert status == 200
+    assert len(json.loads(answer)["predictions"]) == rows

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import gzip
+import json
 import random
 import shutil
 import socket
@@ -41,6 +43,18 @@ async def test_mistakes(
     assert answer.status_code == status
     assert set(answer.json()) == {"error"}
     assert "Traceback" not in answer.text
+
+
+@pytest.mark.parametrize(("streams", "status"), [(1, 200), (100, 200), (101, 400), (200_000, 400)])
+async def test_a_body_of_many_compressed_streams_costs_no_time(
+    toy: Any, client: httpx.AsyncClient, streams: int, status: int
+) -> None:
+    """gzip allows it, and each was copied with all that follow: 4 MB took ten seconds."""
+    body = gzip.compress(json.dumps(GOOD).encode()) + gzip.compress(b"") * (streams - 1)
+    answer = await client.post(
+        f"{toy.url}/v1/models/toy:predict", content=body, headers={"content-encoding": "gzip"}
+    )
+    assert answer.status_code == status, answer.text
 
 
 async def test_methods_and_encodings(toy: Any, client: httpx.AsyncClient) -> None:

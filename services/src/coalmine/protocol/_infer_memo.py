@@ -55,7 +55,7 @@ class InferMemo:
         for number, known in enumerate(self._known):
             size = len(known.before)
             if payload[:size] == known.before:
-                raw = _raw_after(payload, size)
+                raw = _raw_after(payload, size, most=len(known.inputs))
                 if raw is None or len(raw) != len(known.inputs):
                     return None
                 if number:  # the next one will be like it
@@ -80,7 +80,7 @@ class InferMemo:
         size = len(payload) - after
         if call.id is not None or not raw_sizes or not 0 < size <= _MOST:
             return
-        raw = _raw_after(payload, size)
+        raw = _raw_after(payload, size, most=len(raw_sizes))
         if raw is None or [len(part) for part in raw] != raw_sizes:
             return  # its raw contents are not all at the end
         inputs = tuple(
@@ -97,12 +97,15 @@ def _size_of(length: int) -> int:
     return max(1, (length.bit_length() + 6) // 7)
 
 
-def _raw_after(payload: bytes | memoryview, at: int) -> list[bytes | memoryview] | None:
-    """The raw contents that the rest of a message consists of; None if there is something else."""
+def _raw_after(
+    payload: bytes | memoryview, at: int, *, most: int
+) -> list[bytes | memoryview] | None:
+    """The raw contents, at most so many, that the rest of a message consists of; None if it is
+    something else."""
     found: list[bytes | memoryview] = []
     end = len(payload)
     while at < end:
-        if payload[at] != _RAW_TAG:
+        if payload[at] != _RAW_TAG or len(found) == most:
             return None
         at += 1
         length = shift = 0

@@ -129,15 +129,15 @@ def parse_shape(shape: Any, spec: TensorSpec) -> list[int]:
     """A shape from outside, as a list of non-negative integers of the rank that is expected."""
     if not isinstance(shape, list):
         raise MalformedRequestError(f"input {spec.name!r}: `shape` must be a list of sizes")
+    if len(shape) != len(spec.shape) and len(shape) >= 10:
+        raise SignatureError(
+            f"input {spec.name!r}: has {len(shape)} dimensions, not {len(spec.shape)}"
+        )
     for size in shape:
         if type(size) is not int or size < 0:
             raise MalformedRequestError(f"input {spec.name!r}: `shape` must be a list of sizes")
     if len(shape) != len(spec.shape):
-        raise SignatureError(
-            f"input {spec.name!r}: shape {shape} does not fit {list(spec.shape)}"
-            if len(shape) < 10
-            else f"input {spec.name!r}: has {len(shape)} dimensions, not {len(spec.shape)}"
-        )
+        raise SignatureError(f"input {spec.name!r}: shape {shape} does not fit {list(spec.shape)}")
     if 0 in shape:
         _check_hollow(shape, spec)
     return shape

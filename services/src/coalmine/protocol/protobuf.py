@@ -42,7 +42,8 @@ _PACKAGE = "inference"
 _LARGE = 32 * 1024
 _LENGTH_DELIMITED = 2
 _RAW_TAG = 7 << 3 | _LENGTH_DELIMITED
-_MOST_FIELDS = 1024
+#: Fields of a request; more are of nobody's model, and each costs more here than its two bytes.
+_MOST_FIELDS = 65_536
 _TENSOR_METADATA = "string name=1; string datatype=2; repeated int64 shape=3"
 _PARAMETERS = "map InferParameter parameters"
 #: The published protocol, with the fields' numbers.
@@ -205,7 +206,10 @@ def parse_infer(payload: bytes | memoryview) -> tuple[Any, Sequence[bytes | memo
 
 
 def _without_raw(payload: memoryview) -> tuple[bytes, list[memoryview]] | None:
-    """The message without its raw contents, and those; None if it is not as we expect it."""
+    """The message without its raw contents, and those; None if it is not as we expect it.
+
+    MalformedRequestError for one of very many fields.
+    """
     rest: list[memoryview] = []
     raw: list[memoryview] = []
     at, size = 0, len(payload)
@@ -225,8 +229,10 @@ def _without_raw(payload: memoryview) -> tuple[bytes, list[memoryview]] | None:
             if byte < 128:
                 break
         end = at + length
-        if end > size or len(rest) > _MOST_FIELDS:
+        if end > size:
             return None
+        if len(rest) + len(raw) > _MOST_FIELDS:
+            raise MalformedRequestError(f"a ModelInferRequest of more than {_MOST_FIELDS} fields")
         if tag == _RAW_TAG:
             raw.append(payload[at:end])
         else:

@@ -29,6 +29,8 @@ __all__ = ["DirectCall"]
 _log = logging.getLogger("coalmine.serving")
 #: A body from here on is received into its own place.
 _LARGE = 64 * 1024
+#: Smaller pieces of a body are joined as they come: each alone would cost more than its bytes.
+_PIECE = 4096
 _OK = STATUS_LINE[200]
 _CLOSE = b"connection: close\r\n\r\n"
 _END = b"\r\n"
@@ -72,7 +74,7 @@ class DirectCall:
         self._request: Request | None = None
         self._servable: Servable | None = None
         self._limit = plane.limits.max_body
-        self._chunks: list[bytes] = []
+        self._chunks: list[bytes | bytearray] = []
         self._place: memoryview | None = None
         self._size = 0
         self._over = True  # until it is admitted
@@ -119,6 +121,11 @@ class DirectCall:
             self.set_exception(BodyTooLargeError(text))
         elif self._place is not None:
             self._place[start:end] = chunk
+        elif self._chunks and len(chunk) < _PIECE:
+            last = self._chunks[-1]
+            if not isinstance(last, bytearray):
+                last = self._chunks[-1] = bytearray(last)
+            last += chunk
         else:
             self._chunks.append(chunk)
 
@@ -137,8 +144,11 @@ class DirectCall:
         self._chunks, self._place = [], None
         if place is not None:
             self.take(place)
+        elif len(chunks) == 1:
+            (only,) = chunks
+            self.take(only if isinstance(only, bytes) else memoryview(only))
         else:
-            self.take(chunks[0] if len(chunks) == 1 else b"".join(chunks))
+            self.take(b"".join(chunks))
 
     def take(self, body: bytes | memoryview) -> None:
         """The body is there, as a whole."""

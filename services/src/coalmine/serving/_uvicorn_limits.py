@@ -122,10 +122,15 @@ class LimitedProtocol(HttpToolsProtocol):
 
     def on_body(self, body: bytes) -> None:
         """Let the body gather: uvicorn wakes the application, and stops reading, every 64 KB."""
-        cycle = self.cycle
+        cycle: Any = self.cycle
         if cycle is None or cycle.response_complete:  # a refused request has a body too
             return
-        cycle.body += body
+        if not cycle.body:
+            cycle.body = body
+        else:
+            if isinstance(cycle.body, bytes):  # to which many small pieces are added in no time
+                cycle.body = bytearray(cycle.body)
+            cycle.body += body
         if len(cycle.body) > _BODY_BYTES:
             self.flow.pause_reading()
             cycle.message_event.set()
