@@ -11,10 +11,6 @@ import resource
 import sys
 import time
 
-# One core: what BLAS would do beside it is not what is compared.
-for _name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMBA_NUM_THREADS"):
-    os.environ.setdefault(_name, "1")
-
 
 def serve(methods, others=None):
     """`methods`: name -> fit(reference, window) -> score(stream) -> list of numbers."""

@@ -25,6 +25,12 @@ Floats = NDArray[np.float64]
 
 OURS = "Coalmine"
 
+#: What BLAS and others would do beside one core is not what is compared. Threads that wait for work
+#: count as much as those that work.
+_ONE_CORE = {
+    f"{name}_NUM_THREADS": "1" for name in ("OMP", "OPENBLAS", "MKL", "NUMBA", "POLARS", "RAYON")
+}
+
 
 @dataclass(frozen=True, slots=True)
 class Method:
@@ -162,7 +168,12 @@ class Detectors:
                     stdin=subprocess.PIPE,
                     stdout=subprocess.PIPE,
                     stderr=told,
-                    env={**os.environ, "PYTHONWARNINGS": "ignore", "MPLBACKEND": "Agg"},
+                    env={
+                        **os.environ,
+                        **_ONE_CORE,
+                        "PYTHONWARNINGS": "ignore",
+                        "MPLBACKEND": "Agg",
+                    },
                     # Ctrl-C is ours to handle; the worker ends with its pipe.
                     start_new_session=True,
                 )
