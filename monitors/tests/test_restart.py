@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import multiprocessing
 import random
@@ -14,6 +15,7 @@ from typing import Any
 
 import pytest
 
+from coalmine.records import LogUnavailableError, RecordLog
 from coalmine_monitors import (
     _windows,
     create_drift_app,
@@ -208,3 +210,63 @@ async def test_the_state_of_another_version_is_dropped_and_the_log_read_again(
         assert await client.settled() == before
     assert before, "there was something to come to again"
     assert "the log is read again" in caplog.text
+
+
+class Reluctant:
+    """A log that is busy once so many reads have found something, until it is let."""
+
+    def __init__(self, log: RecordLog, reads: int) -> None:
+        self._log = log
+        self.left = reads
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._log, name)
+
+    def read(self, *args: Any, **more: Any) -> Any:
+        found = self._log.read(*args, **more)
+        if found:
+            if self.left <= 0:
+                raise LogUnavailableError("busy")
+            self.left -= 1
+        return found
+
+
+async def lag_of(client: Any) -> float:
+    text = (await client.get("/metrics")).text
+    lines = [line for line in text.splitlines() if line.startswith("coalmine_monitor_lag_batches{")]
+    return float(lines[0].rpartition(" ")[2]) if lines else 0.0
+
+
+@pytest.mark.parametrize("kind", FACTORIES)
+async def test_a_monitor_that_is_behind_says_so_and_skips_nothing(
+    world: Any, make_service: Any, run_app: Any, kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    story(world)
+
+    def made(log: Any, name: str) -> Any:
+        return FACTORIES[kind](
+            make_service(), log=log, state=world.root / f"{name}.db", models=world.models
+        )
+
+    async with run_app(made(world.log, f"{kind}-whole")) as client:
+        await client.settled(timeout=100)
+    monkeypatch.setattr(_windows, "READ_ROWS", 500)
+    monkeypatch.setattr(_monitor, "READ_ROWS", 500)
+    seen = []
+    for reads in (1, 1, 10_000):  # twice it ends in the middle, and another goes on
+        async with run_app(made(Reluctant(world.log, reads), f"{kind}-behind")) as client:
+            if reads == 1:
+                for _ in range(600):
+                    if (lag := await lag_of(client)) > 0 and lag not in seen:
+                        break
+                    await asyncio.sleep(0.1)
+                seen.append(lag)
+            else:
+                await client.settled(timeout=100)
+                assert await lag_of(client) == 0
+    assert seen[0] > seen[1] > 0
+    found = [contents(world.root / f"{kind}-{name}.db") for name in ("whole", "behind")]
+    for tables in found:
+        del tables["state"]
+    assert found[0]["incidents"]
+    assert found[0] == found[1]
