@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import select
 import socket
 import time
 from contextlib import ExitStack
@@ -116,3 +117,41 @@ def until(condition: Any, timeout: float = 60.0) -> None:
     while not condition():
         assert time.monotonic() < deadline
         time.sleep(0.05)
+
+
+@pytest.fixture(scope="module", params=["native", "uvicorn"])
+def narrow(request: pytest.FixtureRequest, start: Any, model_dir: Path) -> Any:
+    return start(model_dir, "--max-queue-bytes", "4000000", kind=request.param)
+
+
+@pytest.mark.parametrize("form", [b"content-length: 2900000", b"transfer-encoding: chunked"])
+def test_bodies_that_are_on_their_way_are_bounded_together(narrow: Any, form: bytes) -> None:
+    """Each is small enough; all of them would be more than may wait. Afterwards nothing is held."""
+    head = b"POST /v1/models/toy:predict HTTP/1.1\r\nhost: a\r\n%b\r\n\r\n" % form
+    part = b" " * 1_500_000
+    if form.endswith(b"chunked"):
+        part = b"%x\r\n%b\r\n" % (len(part), part)
+    for _ in range(3):
+        with ExitStack() as stack:
+            address = ("127.0.0.1", narrow.port)
+            clients = [
+                stack.enter_context(socket.create_connection(address, timeout=30)) for _ in range(4)
+            ]
+            for client in clients[:2]:
+                client.sendall(head + part)
+            for client in clients[2:]:  # whichever of them is one too many
+                try:
+                    client.sendall(head + part)
+                except ConnectionError:
+                    pass
+            readable, _, _ = select.select(clients, [], [], 30)
+            said = readable[0].recv(65536)
+            assert b" 503 " in said.splitlines()[0], said
+            assert b"retry-after: " in said
+            assert answers(narrow)  # what comes at once needs none of that
+    whole = httpx.post(
+        f"{narrow.url}/v1/models/toy:predict",
+        content=b'{"instances": [[1, 2, 3, 4]]}' + b" " * 2_900_000,
+        timeout=30,
+    )
+    assert whole.status_code == 200, whole.text

@@ -7,6 +7,7 @@ what was given cannot be used.
 
 from __future__ import annotations
 
+import os
 import sys
 
 __all__ = ["main"]
@@ -14,6 +15,8 @@ __all__ = ["main"]
 
 def main() -> None:
     """Run the command that `sys.argv` names, and exit with its status."""
+    # Read when numpy is imported. A service that runs alone works on small matrices only.
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     from coalmine.cli._app import app
     from coalmine.cli._errors import explain
 

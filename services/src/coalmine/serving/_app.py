@@ -78,6 +78,7 @@ def create_asgi(
             max_body=options.max_body,
             max_concurrency=options.max_concurrency,
             request_timeout=options.request_timeout or math.inf,
+            max_arriving=options.max_queue_bytes,
         ),
         metrics=metrics,
         recording=recording,

@@ -18,7 +18,7 @@ from coalmine.clock import Clock
 from coalmine.protocol import InferenceCall, TensorSpec
 from coalmine.records import CALLER_UNKNOWN
 from coalmine.records import Protocol as ProtocolName
-from coalmine.serving._asgi import Headers
+from coalmine.serving._asgi import Arriving, Headers
 from coalmine.serving._callers import CallerBlocks
 from coalmine.serving._deadline import header_timeout
 from coalmine.serving._delivery import Request, record_failure
@@ -53,6 +53,9 @@ class Limits:
     request_timeout: float = math.inf
     """Seconds that a request may take."""
 
+    max_arriving: float = math.inf
+    """Bytes of bodies that have not come as a whole yet, together."""
+
 
 class Dataplane:
     """One server: its models, its metrics, and who is being served now."""
@@ -74,6 +77,7 @@ class Dataplane:
         self.metrics = metrics
         self.clock = clock
         self.caller = (callers or CallerBlocks(None, salt="")).of
+        self.arriving = Arriving(most=limits.max_arriving)
         self._sheds = Sheds(clock)
         self._recording = recording
         self._inflight = 0

@@ -79,7 +79,12 @@ class GrpcEdge:
 
     async def _answer(self, method: _Method, call: GrpcCall, receive: Receive, send: Send) -> None:
         try:
-            body = await read_body(call.headers, receive, limit=self._plane.limits.max_body)
+            body = await read_body(
+                call.headers,
+                receive,
+                limit=self._plane.limits.max_body,
+                arriving=self._plane.arriving,
+            )
             reply = await method(call.message(body))
         except ClientGoneError:
             return

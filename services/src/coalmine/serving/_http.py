@@ -89,7 +89,8 @@ class HttpEdge:
         servable.calls += 1
         try:
             headers = dict(scope["headers"])
-            body = await read_body(headers, receive, limit=plane.limits.max_body)
+            limit = plane.limits.max_body
+            body = await read_body(headers, receive, limit=limit, arriving=plane.arriving)
             scope[REQUEST] = request = call.prepare(servable, body)
             kind, reply = await plane.infer(servable, request)
         finally:

@@ -17,7 +17,7 @@ from uvicorn.protocols.http.httptools_impl import STATUS_LINE
 from coalmine.serving._asgi import Headers
 from coalmine.serving._dataplane import Dataplane
 from coalmine.serving._delivery import Request
-from coalmine.serving._errors import BodyTooLargeError
+from coalmine.serving._errors import BodyTooLargeError, QueueFullError
 from coalmine.serving._http_call import HttpCall, Route, padding_of
 from coalmine.serving._servable import Servable
 
@@ -116,6 +116,8 @@ class DirectCall:
             return
         start = self._size
         self._size = end = start + len(chunk)
+        if not self._hold(len(chunk)):
+            return
         if end > self._limit:
             text = f"more than the {self._limit} bytes that a request may have"
             self.set_exception(BodyTooLargeError(text))
@@ -136,12 +138,15 @@ class DirectCall:
     def placed(self, size: int) -> bool:
         """So many bytes are in the room; whether that was all."""
         self._size += size
+        self._hold(size)
         return self._place is None or self._size == len(self._place)
 
     def complete(self) -> None:
         """The body is there."""
         chunks, place = self._chunks, self._place
         self._chunks, self._place = [], None
+        if not self._over:
+            self._plane.arriving.size -= self._size
         if place is not None:
             self.take(place)
         elif len(chunks) == 1:
@@ -213,6 +218,8 @@ class DirectCall:
     def _leave(self) -> None:
         """Give back what the call has taken."""
         self._over = True
+        if self.more_body:
+            self._plane.arriving.size -= self._size
         self._chunks, self._place = [], None
         self._plane.release()
         if self._servable is not None:
@@ -220,6 +227,16 @@ class DirectCall:
             if self._request is not None:
                 self._servable.leave(self._request)
                 self._request = None  # which holds the call, and its tensors
+
+    def _hold(self, size: int) -> bool:
+        """Whether so many bytes more may be held; if not, the rest is not waited for."""
+        try:
+            self._plane.arriving.add(size)
+        except QueueFullError as error:
+            self.keep_alive = False
+            self.set_exception(error)
+            return False
+        return True
 
     def _refuse(self, error: BaseException) -> None:
         status, headers, body = self._call.refused(error)

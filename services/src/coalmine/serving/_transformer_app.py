@@ -55,6 +55,7 @@ def create_transform_asgi(
             max_body=options.max_body,
             max_concurrency=options.max_concurrency,
             request_timeout=options.request_timeout or math.inf,
+            max_arriving=options.max_queue_bytes,
         ),
         metrics=metrics,
         recording=Recording(options, spool_each=False),

@@ -6,7 +6,7 @@ import os
 import shutil
 import sys
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from coalmine.arms import Arm
@@ -36,6 +36,10 @@ def find_alerting(environ: Mapping[str, str] = os.environ) -> tuple[str, str] | 
     prometheus = shutil.which("prometheus", path=path)
     alertmanager = next(filter(None, (shutil.which(p, path=path) for p in _ALERTMANAGERS)), None)
     return (prometheus, alertmanager) if prometheus and alertmanager else None
+
+
+#: Matrices of a window are small: threads that wait for a part of one cost more than they save.
+_ONE_THREAD = {"OPENBLAS_NUM_THREADS": "1"}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -82,7 +86,8 @@ class Parts:
         }
         arguments = [str(word) for pair in options.items() for word in pair if word is not None]
         command = (sys.executable, "-m", "coalmine.stack.control", str(self.service_file))
-        return self._spec("control", (*command, *arguments), port=self.ports.control)
+        spec = self._spec("control", (*command, *arguments), port=self.ports.control)
+        return replace(spec, env=_ONE_THREAD)
 
     def monitors(self) -> tuple[ChildSpec, ...]:
         """The monitors that cannot run in the control process: those of alibi-detect."""
