@@ -396,6 +396,27 @@ async def test_a_segment_for_which_there_is_no_space_costs_its_first_rows_alone(
     assert spool_stats(spool).dropped["write_error"] == 1
 
 
+async def test_the_next_segment_is_ready_before_it_is_needed(
+    tmp_path: Path, card: ModelCard, make_record: MakeRecord, collector: Any, read_ids: ReadIds
+) -> None:
+    """Made by the thread that ships, once something is kept; what a kill leaves is removed."""
+    spool = tmp_path / "spool"
+    async with _started(_emitter(spool, collector.url, card, max_bytes=80_000)) as emitter:
+        assert not list(spool.glob("*.spare"))
+        emitter.emit(make_record("first", rows=8))
+        await _until(lambda: (spool / "next.spare").exists())
+        for number in range(30):  # over several segments
+            emitter.emit(make_record(f"r{number}", rows=40))
+            await _until(lambda: emitter.stats().pending_rows == 0)
+        killed = shutil.copytree(spool, tmp_path / "killed")
+    assert not list(spool.glob("*.spare"))
+    assert list(killed.glob("*.spare"))
+    async with _started(_emitter(killed, collector.url, card)):
+        assert not list(killed.glob("*.spare"))
+    names = [*_keys(["first"], 8), *_keys([f"r{number}" for number in range(30)], 40)]
+    assert read_ids(collector.log) == names
+
+
 async def test_a_row_too_large_for_what_is_left_of_the_spool_leaves_nothing_behind(
     tmp_path: Path, card: ModelCard, make_record: MakeRecord, collector: Any, read_ids: ReadIds
 ) -> None:

@@ -43,9 +43,8 @@ from coalmine.records._types import SpoolStats
 
 __all__ = ["Spool", "spool_stats"]
 
-#: Segments that may be written over.
-_SPARES = 8
 _SEGMENT_BYTES = 2 * 1024**2
+#: Bytes of segments that were shipped and are kept to be written over.
 _AT_HAND = 8 * _SEGMENT_BYTES
 
 
@@ -102,6 +101,27 @@ class Spool:
     def is_behind(self) -> bool:
         """Whether more waits than pages stay at hand for, or half of what may wait here."""
         return 2 * self._bytes > min(self._max_bytes, 2 * _AT_HAND)
+
+    def prepare(self) -> None:
+        """Have a segment ready for when the one that is written to is full.
+
+        It takes a fresh one some milliseconds to get its pages, which no request has to wait for if
+        the thread that ships does it.
+        """
+        with self._mutex:
+            if self._active is None or self._spares:
+                return
+            path = self._directory / f"next{SPARE}"
+        try:
+            begun(path, 0, self._segment_bytes).release()
+        except OSError:
+            path.unlink(missing_ok=True)
+            return
+        with self._mutex:
+            if self._lock_fd < 0:  # closed meanwhile
+                path.unlink(missing_ok=True)
+            else:
+                self._spares.append(path)
 
     def next_chunk(self) -> Chunk | None:
         """The oldest frames that are not acknowledged; None if all are."""
@@ -220,7 +240,9 @@ class Spool:
                 self._store()
             self._segments.popleft()
             self._bytes -= segment.room
-            if len(self._spares) < _SPARES and segment.room == self._segment_bytes:
+            kept = (len(self._spares) + 1) * segment.room
+            is_usual = segment.room == self._segment_bytes
+            if is_usual and kept <= min(_AT_HAND, self._max_bytes - self._bytes):
                 self._spares.append(segment.path.rename(segment.path.with_suffix(SPARE)))
                 return
         segment.path.unlink(missing_ok=True)
