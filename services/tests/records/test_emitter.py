@@ -607,6 +607,6 @@ async def test_a_large_spool_is_shipped_in_segments_and_cleared(
             for _ in range(20):
                 emitter.emit(record)
             await _until(lambda: emitter.stats().pending_rows == 0)
-            assert sum(path.stat().st_size for path in spool.iterdir()) < 1_500_000
+            assert sum(path.stat().st_size for path in spool.iterdir()) < 2_000_000
     assert log.stats().rows == 400 * 64
     assert spool_stats(spool).dropped_rows == 0
