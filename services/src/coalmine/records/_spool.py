@@ -45,7 +45,7 @@ __all__ = ["Spool", "spool_stats"]
 
 _SEGMENT_BYTES = 2 * 1024**2
 #: Bytes of segments that were shipped and are kept to be written over.
-_AT_HAND = 8 * _SEGMENT_BYTES
+_AT_HAND = 32 * _SEGMENT_BYTES
 
 
 class Spool:
