@@ -145,11 +145,11 @@ async def test_a_segment_for_which_there_is_no_space_costs_its_first_rows_alone(
     spool = tmp_path / "spool"
     emitter = emitter_of(spool, collector.url, card, max_bytes=80_000)
 
-    def full(descriptor: int, data: bytes, offset: int) -> int:
+    def full(descriptor: int, offset: int, size: int) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
     with monkeypatch.context() as patch:
-        patch.setattr(os, "pwrite", full)
+        patch.setattr(os, "posix_fallocate", full)
         emitter.emit(make_record("lost", rows=1))
     assert not list(spool.glob("*.frames"))
     emitter.emit(make_record("first", rows=64))
@@ -162,25 +162,20 @@ async def test_a_segment_for_which_there_is_no_space_costs_its_first_rows_alone(
     assert spool_stats(spool).dropped["write_error"] == 1
 
 
-async def test_the_next_segment_is_ready_before_it_is_needed(
+async def test_small_and_large_frames_lie_behind_each_other(
     tmp_path: Path, card: ModelCard, make_record: MakeRecord, collector: Any, read_ids: ReadIds
 ) -> None:
-    """Made by the thread that ships, once something is kept; what a kill leaves is removed."""
-    spool = tmp_path / "spool"
-    async with started(emitter_of(spool, collector.url, card, max_bytes=80_000)) as emitter:
-        assert not list(spool.glob("*.spare"))
-        emitter.emit(make_record("first", rows=8))
-        await until(lambda: (spool / "next.spare").exists())
-        for number in range(30):  # over several segments
-            emitter.emit(make_record(f"r{number}", rows=40))
-            await until(lambda: emitter.stats().pending_rows == 0)
-        killed = shutil.copytree(spool, tmp_path / "killed")
-    assert not list(spool.glob("*.spare"))
-    assert list(killed.glob("*.spare"))
-    async with started(emitter_of(killed, collector.url, card)):
-        assert not list(killed.glob("*.spare"))
-    names = [*keys(["first"], 8), *keys([f"r{number}" for number in range(30)], 40)]
-    assert read_ids(collector.log) == names
+    """The small ones are copied into mapped memory, the large ones written."""
+    wanted = []
+    async with started(emitter_of(tmp_path / "spool", collector.url, card)) as emitter:
+        for number in range(60):
+            rows = 400 if number % 3 else 1
+            emitter.emit(make_record(f"r{number}", rows=rows))
+            wanted += keys([f"r{number}"], rows)
+        await until(lambda: emitter.stats().pending_rows == 0)
+        emitter.emit(make_record("last", rows=2))  # into what the system wrote before
+    assert read_ids(collector.log) == [*wanted, *keys(["last"], 2)]
+    assert spool_stats(tmp_path / "spool").dropped_rows == 0
 
 
 async def test_a_row_too_large_for_what_is_left_of_the_spool_leaves_nothing_behind(

@@ -24,8 +24,8 @@ SPARE = ".spare"
 #: bounded, since the other side holds all of it while it is decoded.
 _CHUNK_BYTES = 2 * 1024**2
 _CHUNK_ROWS = 32 * 1024
-#: Memory that is never written to is one page, and stays in the cache.
-_ZEROS = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS
+#: Bytes for which a call of the system costs less than to touch their pages one by one.
+_LARGE = 16 * 1024
 
 
 class Chunk(NamedTuple):
@@ -81,6 +81,9 @@ class Segment:
     map: mmap.mmap | None = None
     """The file as memory, as long as it is written to."""
 
+    fd: int = -1
+    """Of the file, as long as it is mapped."""
+
     header: bytes = b""
     marks: deque[Mark] = field(default_factory=deque)
     """The beginning, and where to stop on the way to its end."""
@@ -90,25 +93,33 @@ class Segment:
 
     def begin(self, header: bytes) -> None:
         """Put the header in front, and nothing else yet."""
-        self.write([header])
+        self.write([header], len(header))
         self.header = header
         self.marks.append(Mark(self.size, self.first))
 
-    def write(self, parts: Sequence[Any]) -> None:
-        """Put some pieces of bytes behind each other at the end; there must be room for them."""
+    def write(self, parts: Sequence[Any], size: int) -> None:
+        """Put pieces of together `size` bytes at the end, where there must be room for them.
+
+        OSError if they could not be written; then the next ones go to their place.
+        """
         memory, at = self.map, self.size
         assert memory is not None, "the segment is not written to"
-        for part in parts:
-            end = at + len(part)
-            memory[at:end] = part
-            at = end
-        self.size = at
+        if size >= _LARGE:
+            if os.pwritev(self.fd, parts, at) != size:
+                raise OSError("short write")
+        else:
+            for part in parts:
+                end = at + len(part)
+                memory[at:end] = part
+                at = end
+        self.size += size
 
     def release(self) -> None:
         """Nothing more is written, for now."""
         if self.map is not None:
             self.map.close()
             self.map = None
+            os.close(self.fd)
 
     def close(self) -> None:
         """Nothing more is ever written: the file ends where its last frame does."""
@@ -155,21 +166,17 @@ class Segment:
 def begun(path: Path, first: int, size: int) -> Segment:
     """A segment in a new file, or in one that has been written to before.
 
-    Its space on the disk and its pages are there from the start: what is kept in it later can
-    neither fail for want of them nor wait for them. OSError if there is no space.
+    The disk has space for all of it from the start: what is kept in it later cannot fail for want
+    of that, which to mapped memory would be the end of the process. OSError if it has not.
     """
     fd = os.open(path, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o644)
     try:
         if os.fstat(fd).st_size < size:
             os.posix_fallocate(fd, 0, size)
-            with mmap.mmap(-1, size, flags=_ZEROS, prot=mmap.PROT_READ) as zeros:
-                # In one call the system takes one large page where it can.
-                if os.pwrite(fd, zeros, 0) != size:
-                    raise OSError("short write")
-        memory = mmap.mmap(fd, size, flags=mmap.MAP_SHARED | mmap.MAP_POPULATE)
-    finally:
+        return Segment(path, first, 0, size, mmap.mmap(fd, size), fd)
+    except BaseException:
         os.close(fd)
-    return Segment(path, first, 0, size, memory)
+        raise
 
 
 def recover(directory: Path, acknowledged: int) -> tuple[deque[Segment], int]:

@@ -63,7 +63,6 @@ class Shipper:
         while not self._stopped.is_set():
             began = time.thread_time()
             try:
-                self._spool.prepare()
                 done = self._ship_all()
             except Exception:
                 # A bug or a sick disk: the records wait in the spool, the server goes on.

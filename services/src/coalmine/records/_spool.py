@@ -2,9 +2,9 @@
 
 A directory of segments, each named by the sequence number of its first row and beginning with the
 layout of its frames, so that what one model version left behind can be shipped by the next. It is
-mapped into memory, and a frame is copied there without asking the system: the page cache survives
-`kill -9`, so nothing needs fsync. A frame torn by a kill fails its checksum; it was never counted,
-and is cut when the spool is opened again.
+mapped into memory, and a small frame is copied there without asking the system; a large one is one
+write(2). The page cache survives `kill -9`, so nothing needs fsync. A frame torn by a kill fails
+its checksum; it was never counted, and is cut when the spool is opened again.
 
 A segment that has been shipped is written over by a later one: few pages, which the system and the
 caches have at hand, take a quarter of the time of fresh ones. What is left of its former life
@@ -79,18 +79,18 @@ class Spool:
                 self._turn_page()
             size = added.size
             segment = self._active
-            if segment is None or segment.size + size > segment.room:
-                try:
+            try:
+                if segment is None or segment.size + size > segment.room:
                     segment = self._rotate(size)
-                except OSError:
-                    self._drop("write_error", added.rows)
-                    return
                 if segment is None:
                     self._drop("spool_full", added.rows)
                     return
-            segment.mark(self._next_seq, coming=size)
-            segment.write(added.placed(self._next_seq))
-            self._next_seq += added.rows
+                segment.mark(self._next_seq, coming=size)
+                segment.write(added.placed(self._next_seq), size)
+            except OSError:
+                self._drop("write_error", added.rows)
+            else:
+                self._next_seq += added.rows
 
     def drop(self, reason: str, rows: int) -> None:
         """Count rows that never came as far as a frame."""
@@ -101,27 +101,6 @@ class Spool:
     def is_behind(self) -> bool:
         """Whether more waits than pages stay at hand for, or half of what may wait here."""
         return 2 * self._bytes > min(self._max_bytes, 2 * _AT_HAND)
-
-    def prepare(self) -> None:
-        """Have a segment ready for when the one that is written to is full.
-
-        It takes a fresh one some milliseconds to get its pages, which no request has to wait for if
-        the thread that ships does it.
-        """
-        with self._mutex:
-            if self._active is None or self._spares:
-                return
-            path = self._directory / f"next{SPARE}"
-        try:
-            begun(path, 0, self._segment_bytes).release()
-        except OSError:
-            path.unlink(missing_ok=True)
-            return
-        with self._mutex:
-            if self._lock_fd < 0:  # closed meanwhile
-                path.unlink(missing_ok=True)
-            else:
-                self._spares.append(path)
 
     def next_chunk(self) -> Chunk | None:
         """The oldest frames that are not acknowledged; None if all are."""
