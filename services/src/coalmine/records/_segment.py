@@ -172,7 +172,10 @@ def begun(path: Path, first: int, size: int) -> Segment:
     fd = os.open(path, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o644)
     try:
         if os.fstat(fd).st_size < size:
-            os.posix_fallocate(fd, 0, size)
+            if hasattr(os, "posix_fallocate"):
+                os.posix_fallocate(fd, 0, size)
+            elif os.pwrite(fd, bytes(size), 0) != size:  # macOS has no such call
+                raise OSError("short write")
         return Segment(path, first, 0, size, mmap.mmap(fd, size), fd)
     except BaseException:
         os.close(fd)
