@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import asyncio
-import math
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any, Protocol
 
-from fastapi import FastAPI, Request
-from fastapi.exceptions import RequestValidationError
-from fastapi.responses import JSONResponse, Response
+from fastapi import FastAPI
+from fastapi.responses import Response
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 
+from coalmine.web import SpanQuery, answer_errors
 from coalmine_monitors._alerts import AlertSender
 from coalmine_monitors._metrics import SnapshotCollector
 from coalmine_monitors._state import StateStore
@@ -50,11 +49,7 @@ def monitor_app(
 
     app = FastAPI(title=f"coalmine {title}", lifespan=lifespan)
 
-    @app.exception_handler(RequestValidationError)
-    async def invalid(_: Request, error: RequestValidationError) -> JSONResponse:
-        first = error.errors()[0]
-        key = ".".join(str(part) for part in first["loc"][1:])
-        return JSONResponse({"error": f"{key}: {first['msg']}"}, status_code=400)
+    answer_errors(app)
 
     @app.get("/healthz")
     async def healthz() -> dict[str, str]:
@@ -66,10 +61,8 @@ def monitor_app(
 
     # Not async: they read SQLite, so they belong in the pool of threads.
     @app.get("/v1/incidents")
-    def incidents(
-        open: bool = False, since: float = -math.inf, until: float = math.inf
-    ) -> dict[str, Any]:
-        found = store.incidents(only_open=open, since=since, until=until)
+    def incidents(span: SpanQuery, open: bool = False) -> dict[str, Any]:
+        found = store.incidents(only_open=open, since=span.since, until=span.until)
         return {
             "incidents": [item.model_dump(mode="json") for item in found],
             "evaluated_to": monitor.evaluated_to,

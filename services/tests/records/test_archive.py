@@ -248,3 +248,5 @@ def test_a_client_that_changes_a_type_or_has_long_names_stops_no_archive(
     assert sum(pq.read_metadata(file).num_rows for file in files) == 4
     assert len(files) == 4
     assert all(file.parent.parent.parent.parent == tmp_path for file in files)
+    log.expire(max_bytes=0)
+    assert read_back(log, tmp_path, model_version="v" * 2000, until=1e12) == ["b"]

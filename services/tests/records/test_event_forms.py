@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import base64
+import gzip
 import json
+import math
 import struct
+import zlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -87,6 +90,12 @@ def _response_v2(label: bool, scores: bool) -> bytes:
     return _v2(tensors, key="outputs")
 
 
+def _padded(body: bytes) -> bytes:
+    """With space around the JSON, as clients have it that give it a round length."""
+    _, end = json.JSONDecoder().raw_decode(body.decode("latin-1"))
+    return b"\n  " + body[:end] + b"    \n" + body[end:]
+
+
 _INSTANCES = [
     {"cells": row.tolist(), "mode": str(mode)} for row, mode in zip(CELLS, MODE, strict=True)
 ]
@@ -104,6 +113,10 @@ BODIES: dict[str, tuple[bytes, bytes]] = {
     ),
     "v2 of JSON": (_request_v2(False, False), _response_v2(False, False)),
     "v2 binary": (_request_v2(True, True), _response_v2(True, True)),
+    "v2 binary, padded and compressed": (
+        gzip.compress(_padded(_request_v2(True, True))),
+        zlib.compress(_padded(_response_v2(True, True))),
+    ),
     "v2, numbers binary and texts JSON": (_request_v2(True, False), _response_v2(False, True)),
     "v2, texts binary and numbers JSON": (_request_v2(False, True), _response_v2(True, False)),
 }
@@ -224,3 +237,50 @@ async def test_json_inside_a_structured_event(
         assert answer.json() == {"waiting": 1, "joined": 1}
     rows = [row for _, found in log.read(0, limit_rows=100) for row in found.to_pylist()]
     assert _comparable(rows) == _comparable(_ours())
+
+
+@pytest.mark.parametrize(
+    ("body", "told"),
+    [
+        (gzip.compress(b"{}")[:-4], "ends too early"),
+        (b"\x1f\x8b" + b"no gzip", "not what its compression says"),
+        (zlib.compress(b" " * (64 * 1024**2 + 1)), "inflates to more than"),
+    ],
+)
+async def test_a_wrong_compression_is_undecodable(
+    body: bytes, told: str, log: RecordLog, clock: ManualClock
+) -> None:
+    app = create_collector(log, clock=clock)
+    transport = httpx.ASGITransport(app)
+    async with (
+        app.router.lifespan_context(app),
+        httpx.AsyncClient(transport=transport, base_url="http://collector") as client,
+    ):
+        for kind in ("request", "response"):
+            post = _binary_mode(kind, body, "application/json")
+            answer = await client.post("/v1/events", **post)
+    assert answer.json() == {"undecodable": 1}
+    ((_, batch),) = log.read(0, limit_rows=10)
+    assert told in batch.column("error")[0].as_py()
+
+
+async def test_a_missing_number_that_is_no_json(
+    log: RecordLog, clock: ManualClock, tmp_path: Path
+) -> None:
+    """Some of the servers that KServe runs write NaN."""
+    (tmp_path / "models" / "4").mkdir(parents=True)
+    write_card(tmp_path / "models" / "4", CARD)
+    app = create_collector(log, clock=clock, models=tmp_path / "models")
+    asked, answered = BODIES["v1 of objects"]
+    transport = httpx.ASGITransport(app)
+    async with (
+        app.router.lifespan_context(app),
+        httpx.AsyncClient(transport=transport, base_url="http://collector") as client,
+    ):
+        for kind, body in (("request", asked), ("response", answered.replace(b"0.25", b"NaN"))):
+            answer = await client.post("/v1/events", **_binary_mode(kind, body, ""))
+    assert answer.json() == {"joined": 1}
+    ((_, batch),) = log.read(0, limit_rows=10)
+    first, second = batch.column("p0").to_pylist()
+    assert math.isnan(first)
+    assert second == np.float32(0.9)

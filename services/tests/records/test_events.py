@@ -281,10 +281,13 @@ async def test_ids_are_those_that_labels_are_given_by(
         ({"traceparent": f"00-{trace}-00f067aa0ba902b7-01"}, REQUEST, trace),
         ({"metadata": "{}"}, {**_v2(), "id": "of-the-body"}, "of-the-body"),
         ({}, REQUEST, "3"),
+        ({}, {**_v2(), "id": "of-the-body"}, "4"),  # as our server does: first what Ce-Id says
     ]
+    made_up = "0e8c3dd4-8ad7-4b3a-9c55-3f1f6f2f8a11"
     for number, (more, request, _) in enumerate(kept):
-        await _send(client, "request", request, str(number), **more)
-        assert (await _send(client, "response", RESPONSE, str(number))).json() == {"joined": 1}
+        name = made_up if "of-the-body" == kept[number][2] else str(number)
+        await _send(client, "request", request, name, **more)
+        assert (await _send(client, "response", RESPONSE, name)).json() == {"joined": 1}
     assert [row["request_id"] for row in _rows(log)][::2] == [name for *_, name in kept]
 
 

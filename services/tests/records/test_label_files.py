@@ -136,6 +136,12 @@ def _wrong(**columns: Any) -> pa.Table:
         ("text/csv", b"request_id,label,time\na,x,soon\n", "row 1, column 'time': 'soon'"),
         ("text/csv", b'request_id,label\n"a,x\n', "row 1: not CSV"),
         ("text/csv", b"request_id,label\na,\xff\n", "not CSV in UTF-8"),
+        ("text/csv", b"request_id,label,label\na,x,y\n", "column 'label' is there 2 times"),
+        (
+            "application/vnd.apache.parquet",
+            _parquet(pa.table([["a"], ["x"], ["y"]], names=["request_id", "label", "label"])),
+            "column 'label' is there 2 times",
+        ),
         ("application/x-ndjson", b'{"request_id": "a", "label": 1}\n{"la', "row 2: not JSON"),
         ("application/x-ndjson", b"3", "row 1: a label must be a JSON object"),
         (
@@ -284,6 +290,15 @@ def test_times_of_every_kind() -> None:
     )
     expected = [[Label("a", "1", moment), Label("b", "2", moment)]]
     assert list(read_labels(io.BytesIO(_parquet(table)), "parquet", now=moment)) == expected
+    for unit, zone in (("ns", None), ("ms", "Nowhere/There")):
+        times = pa.array([moment * 1000] * 2).cast(pa.int64()).cast(pa.timestamp("ms"))
+        odd = table.set_column(2, "time", times.cast(pa.timestamp(unit, zone)))
+        assert list(read_labels(io.BytesIO(_parquet(odd)), "parquet", now=moment)) == expected
+    finer = pa.array([round(moment * 1e9) + 1] * 2, pa.timestamp("ns"))  # Python's have no such
+    (read,) = read_labels(
+        io.BytesIO(_parquet(table.set_column(2, "time", finer))), "parquet", now=moment
+    )
+    assert [label.time for label in read] == pytest.approx([moment] * 2)
     text = b"request_id,label,time\na,1,2023-11-14T22:13:20.5Z\nb,2,1700000000.5\n"
     assert list(read_labels(io.BytesIO(text), "csv", now=moment)) == expected
     naive = b'{"request_id": "a", "label": 1, "time": "2023-11-14T22:13:20.5"}'

@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-import math
 from collections.abc import AsyncIterator, Iterable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
-from fastapi import FastAPI, Query, Request
-from fastapi.exceptions import RequestValidationError
-from fastapi.responses import JSONResponse, Response
+from fastapi import FastAPI, Query
+from fastapi.responses import Response
 from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, generate_latest
 from prometheus_client.core import Metric
 from prometheus_client.registry import Collector
@@ -21,6 +19,7 @@ from coalmine.clock import SYSTEM_CLOCK, Clock
 from coalmine.incidents import Incident
 from coalmine.records import RecordLog
 from coalmine.spec import ServiceSpec
+from coalmine.web import SpanQuery, answer_errors
 from coalmine_alibi._build import build_detector
 from coalmine_alibi._check import Plan, check
 from coalmine_alibi._detector import AlibiDetector
@@ -112,11 +111,7 @@ def create_alibi_app(
 
     app = FastAPI(title="coalmine alibi monitors", lifespan=lifespan)
 
-    @app.exception_handler(RequestValidationError)
-    async def invalid(_: Request, error: RequestValidationError) -> JSONResponse:
-        first = error.errors()[0]
-        key = ".".join(str(part) for part in first["loc"][1:])
-        return JSONResponse({"error": f"{key}: {first['msg']}"}, status_code=400)
+    answer_errors(app)
 
     @app.get("/healthz")
     async def healthz() -> dict[str, Any]:
@@ -128,13 +123,11 @@ def create_alibi_app(
 
     # Not async: they read SQLite, so they belong in the pool of threads.
     @app.get("/v1/incidents")
-    def incidents(
-        open: bool = False, since: float = -math.inf, until: float = math.inf
-    ) -> dict[str, Any]:
+    def incidents(span: SpanQuery, open: bool = False) -> dict[str, Any]:
         found = [
             item.model_dump(mode="json")
             for watch in watches
-            for item in watch.store.incidents(only_open=open, since=since, until=until)
+            for item in watch.store.incidents(only_open=open, **span._asdict())
         ]
         found.sort(key=lambda item: -item["opened_at"])
         # The slowest of them: what came before has been judged by all.
@@ -143,10 +136,9 @@ def create_alibi_app(
 
     @app.get("/v1/alibi")
     def windows(
+        span: SpanQuery,
         limit: Annotated[int, Query(ge=1, le=5000)] = 200,
         version: str | None = None,
-        since: float = -math.inf,
-        until: float = math.inf,
     ) -> dict[str, Any]:
         return {"monitors": {
             watch.plan.name: {
@@ -154,9 +146,7 @@ def create_alibi_app(
                 "window_rows": watch.plan.window_rows,
                 "expected_run_length": watch.plan.run_length,
                 "evaluated_to": watch.monitor.evaluated_to,
-                "windows": watch.store.history(
-                    limit=limit, version=version, since=since, until=until
-                ),
+                "windows": watch.store.history(limit=limit, version=version, **span._asdict()),
             }
             for watch in watches
         }}  # fmt: skip

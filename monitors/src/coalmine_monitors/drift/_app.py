@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import math
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -15,6 +14,7 @@ from coalmine.clock import SYSTEM_CLOCK, Clock
 from coalmine.modeldir import Column, ModelCard
 from coalmine.records import RecordLog
 from coalmine.spec import ServiceSpec
+from coalmine.web import SpanQuery
 from coalmine_monitors._alerts import AlertSender
 from coalmine_monitors._catalog import Catalog, Deployed
 from coalmine_monitors._errors import UnusableReferenceError
@@ -91,13 +91,12 @@ def create_drift_app(
 
     @app.get("/v1/drift")
     def drift(
+        span: SpanQuery,
         limit: Annotated[int, Query(ge=1, le=5000)] = 200,
         version: str | None = None,
-        since: float = -math.inf,
-        until: float = math.inf,
     ) -> dict[str, Any]:
         return {
-            "windows": store.history(limit=limit, version=version, since=since, until=until),
+            "windows": store.history(limit=limit, version=version, **span._asdict()),
             "evaluated_to": monitor.evaluated_to,
             "window_rows": spec.window_rows,
             "window_seconds": spec.window,

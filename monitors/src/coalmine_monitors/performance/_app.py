@@ -12,6 +12,7 @@ from coalmine.clock import SYSTEM_CLOCK, Clock
 from coalmine.modeldir import ModelDirectoryError, load_card
 from coalmine.records import RecordLog
 from coalmine.spec import PerformanceSpec, ServiceSpec
+from coalmine.web import SpanQuery
 from coalmine_monitors._alerts import AlertSender
 from coalmine_monitors._catalog import Catalog
 from coalmine_monitors._state import StateStore
@@ -79,7 +80,8 @@ def create_performance_app(
     app = monitor_app(monitor, store=store, title="performance monitor", alerts=alerts)
 
     @app.get("/v1/evidence")
-    def evidence(since: float = 0.0, until: float = math.inf) -> Evidence:
+    def evidence(asked: SpanQuery) -> Evidence:
+        since, until = max(asked.since, 0.0), asked.until
         with store.reading() as connection:
             body = store.body(connection)
             evaluated_to = float(body.get("evaluated_to", 0.0))
@@ -104,12 +106,12 @@ def create_performance_app(
 
     @app.get("/v1/performance")
     def performance(
+        asked: SpanQuery,
         version: str | None = None,
-        since: float = -math.inf,
-        until: float = math.inf,
         window: Annotated[float | None, Query(gt=0)] = None,
         segment: str = "",
     ) -> Performance:
+        since, until = asked
         span = {"since": since, "until": until, "block_s": block_s}
         with store.reading() as connection:
             body = store.body(connection)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated, Any
@@ -14,6 +13,7 @@ from prometheus_client.core import Metric
 from coalmine.clock import SYSTEM_CLOCK, Clock
 from coalmine.records import RecordLog
 from coalmine.spec import ServiceSpec
+from coalmine.web import SpanQuery
 from coalmine_monitors._alerts import AlertSender
 from coalmine_monitors._catalog import Catalog, Deployed
 from coalmine_monitors._errors import UnusableReferenceError
@@ -87,13 +87,12 @@ def create_quality_app(
 
     @app.get("/v1/quality")
     def quality(
+        span: SpanQuery,
         limit: Annotated[int, Query(ge=1, le=5000)] = 200,
         version: str | None = None,
-        since: float = -math.inf,
-        until: float = math.inf,
     ) -> dict[str, Any]:
         return {
-            "windows": store.history(limit=limit, version=version, since=since, until=until),
+            "windows": store.history(limit=limit, version=version, **span._asdict()),
             "evaluated_to": monitor.evaluated_to,
             "window_rows": spec.window_rows,
             "consecutive": spec.consecutive,

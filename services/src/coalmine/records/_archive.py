@@ -23,7 +23,7 @@ import pyarrow.compute as pc
 
 from coalmine.records._log import RecordLog
 
-__all__ = ["LABEL_SCHEMA", "archive"]
+__all__ = ["LABEL_SCHEMA", "archive", "quoted"]
 
 LABEL_SCHEMA = pa.schema(
     [
@@ -121,7 +121,7 @@ def _write(directory: Path, name: str, batches: list[pa.RecordBatch]) -> None:
             partitions[model, version, day].append(table)
     for (model, version, day), tables in sorted(partitions.items()):
         folder = (
-            directory / f"model={_quoted(model)}" / f"version={_quoted(version)}"
+            directory / f"model={quoted(model)}" / f"version={quoted(version)}"
         ) / f"day={day}"
         folder.mkdir(parents=True, exist_ok=True)
         temporary = folder / f"_{name}.tmp"  # readers of Parquet folders skip names with _ in front
@@ -130,12 +130,12 @@ def _write(directory: Path, name: str, batches: list[pa.RecordBatch]) -> None:
             _publish(temporary, folder / f"{name}{f'-{number}' if number else ''}.parquet")
 
 
-def _quoted(text: str) -> str:
+def quoted(text: str) -> str:
     """A part of a path, which file systems bound; what is too long ends in its hash."""
-    quoted = quote(text, safe="")
-    if len(quoted) <= _LONGEST_NAME:
-        return quoted
-    return f"{quoted[: _LONGEST_NAME - 17]}-{sha256(text.encode()).hexdigest()[:16]}"
+    whole = quote(text, safe="")
+    if len(whole) <= _LONGEST_NAME:
+        return whole
+    return f"{whole[: _LONGEST_NAME - 17]}-{sha256(text.encode()).hexdigest()[:16]}"
 
 
 def _united(tables: list[pa.Table]) -> list[pa.Table]:

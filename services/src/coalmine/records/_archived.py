@@ -6,12 +6,11 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
-from urllib.parse import quote
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from coalmine.records._archive import LABEL_SCHEMA
+from coalmine.records._archive import LABEL_SCHEMA, quoted
 from coalmine.records._log import RecordLog
 from coalmine.records._schema import class_name, label_categories
 
@@ -39,7 +38,7 @@ def archived_rows(
 
     gone = {part: log.offset_before(0.0, partition=part) for part in range(log.partitions)}
     first, last = _day(since), _day(until)
-    for path in sorted(directory.glob(f"model=*/version={quote(model_version, safe='')}/day=*/*")):
+    for path in sorted(directory.glob(f"model=*/version={quoted(model_version)}/day=*/*")):
         found = _FILE.fullmatch(path.name)
         day = path.parent.name.removeprefix("day=")
         if found is None or not first <= day <= last:

@@ -43,6 +43,7 @@ from coalmine.records._label_intake import LabelIntake
 from coalmine.records._log import RecordLog
 from coalmine.records._signatures import Signatures
 from coalmine.records._types import BatchId, LabelCounts
+from coalmine.web import answer_errors
 
 __all__ = ["create_collector"]
 
@@ -185,6 +186,7 @@ def create_collector(
             await asyncio.to_thread(collector.close)
 
     app = FastAPI(title="Coalmine collector", lifespan=lifespan)
+    answer_errors(app)
     for error in (RecordsError, _TooLargeError, _BehindError):
         app.add_exception_handler(error, _answer_error)
 

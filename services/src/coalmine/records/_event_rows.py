@@ -1,15 +1,9 @@
-"""From a logged call to the rows that our own server would have recorded.
-
-KServe's logger drops `Inference-Header-Content-Length` from responses, but where the JSON of a V2
-body with binary tensors ends can be seen: where its outermost brace closes.
-"""
+"""From a logged call to the rows that our own server would have recorded."""
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
@@ -30,6 +24,7 @@ from coalmine.protocol import (
 from coalmine.records._arrays import number_array, text_array
 from coalmine.records._cloudevents import Event
 from coalmine.records._errors import MalformedEventError, SchemaError
+from coalmine.records._event_payload import Payload, read_payload
 from coalmine.records._event_window import Call
 from coalmine.records._schema import BASE_FIELDS, record_schema
 from coalmine.records._signatures import Deployed, Signatures
@@ -41,6 +36,8 @@ EventFate = Literal["joined", "orphan_request", "orphan_response", "undecodable"
 #: Status of a row that is not a whole call: neither an answer nor an error of the model's.
 _NO_STATUS = 0
 _TRACEPARENT = re.compile(r"[0-9a-f]{2}-(?!0{32})([0-9a-f]{32})-[0-9a-f]{16}-[0-9a-f]{2}(-.*)?")
+#: As KServe's agent makes an id, where the client gave none.
+_MADE_UP = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-4[0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9a-f]{12}")
 
 
 class EventRows(NamedTuple):
@@ -50,18 +47,9 @@ class EventRows(NamedTuple):
     fate: EventFate
 
 
-@dataclass(frozen=True)
-class _Payload:
-    """One side of a call: its JSON, and the tensors behind it."""
-
-    content: dict[str, Any] = field(default_factory=dict)
-    tail: bytes = b""
-    wrong: str = ""
-
-
 def rows_of(call: Call, signatures: Signatures) -> EventRows:
     """One row per instance. What cannot be decoded has nulls, status 0 and says why in `error`."""
-    request, response = _payload(call.request), _payload(call.response)
+    request, response = read_payload(call.request), read_payload(call.response)
     wrong = [text for text in (request.wrong, response.wrong) if text]
     inputs: Tensors = {}
     outputs: Tensors = {}
@@ -83,7 +71,9 @@ def rows_of(call: Call, signatures: Signatures) -> EventRows:
         outputs = answered.tensors if answered else {}
         rows = max(each.rows for each in (asked, answered) if each) if asked or answered else 1
     fate, status, error_text = _fate(call, wrong)
-    base = _base(call, request.content, deployed, rows=rows)
+    base = _base(
+        call, request=request.content, response=response.content, deployed=deployed, rows=rows
+    )
     base |= {"status": status, "error": error_text}
     if status >= 400:
         base["batch_rows"] = 1  # it was not run, and is one request
@@ -100,26 +90,8 @@ def rows_of(call: Call, signatures: Signatures) -> EventRows:
     return EventRows(batch, fate)
 
 
-def _payload(event: Event | None) -> _Payload:
-    if event is None:
-        return _Payload()
-    try:
-        content, end = orjson.loads(event.payload), len(event.payload)
-    except orjson.JSONDecodeError as error:
-        # Latin-1 keeps the places of bytes; the text is read again as what it is.
-        text = event.payload.decode("latin-1")
-        try:
-            _, end = json.JSONDecoder().raw_decode(text)
-            content = orjson.loads(event.payload[:end])
-        except (ValueError, RecursionError):  # the latter of a thousand brackets
-            return _Payload(wrong=f"{event.kind}: not JSON: {error}")
-    if not isinstance(content, dict):
-        return _Payload(wrong=f"{event.kind}: not a JSON object")
-    return _Payload(content, event.payload[end:])
-
-
 def _side(
-    side: str, payload: _Payload, tensors: tuple[Tensor, ...], wrong: list[str]
+    side: str, payload: Payload, tensors: tuple[Tensor, ...], wrong: list[str]
 ) -> InferenceCall | None:
     """The tensors of a side; None if it is not there, or does not fit, which `wrong` then says."""
     if not payload.content:
@@ -132,7 +104,7 @@ def _side(
     return call if call.rows else None
 
 
-def _call(payload: _Payload, tensors: tuple[Tensor, ...], *, response: bool) -> InferenceCall:
+def _call(payload: Payload, tensors: tuple[Tensor, ...], *, response: bool) -> InferenceCall:
     content = payload.content
     given = content.get("outputs" if response else "inputs")
     if isinstance(given, list) and given and isinstance(given[0], dict) and "shape" in given[0]:
@@ -172,14 +144,19 @@ def _fate(call: Call, wrong: list[str]) -> tuple[EventFate, int, str | None]:
 
 
 def _base(
-    call: Call, request: Mapping[str, Any], deployed: Deployed | None, *, rows: int
+    call: Call,
+    *,
+    request: Mapping[str, Any],
+    response: Mapping[str, Any],
+    deployed: Deployed | None,
+    rows: int,
 ) -> dict[str, Any]:
     event = call.event
     ended = event.time if call.response is None else call.response.time
     given = request.get("inputs")
     is_v1 = "instances" in request or (isinstance(given, dict))
-    if not request and call.response is not None:
-        is_v1 = b'"predictions"' in call.response.payload[:200]
+    if not request:
+        is_v1 = "predictions" in response or isinstance(response.get("outputs"), dict)
     return {
         "request_id": _request_id(event, request),
         "time": round(event.time * 1_000_000),
@@ -196,14 +173,15 @@ def _base(
 
 
 def _request_id(event: Event, request: Mapping[str, Any]) -> str:
-    """As our server chooses it, but for the last two: Ce-Id is made up if the client gave none."""
+    """As our server chooses it: a Ce-Id that the logger made up was not in the request."""
     if found := event.headers.get("x-request-id"):
         return found
     match = _TRACEPARENT.fullmatch(event.traceparent or event.headers.get("traceparent", ""))
     if match is not None:
         return match[1]
     given = request.get("id")
-    return given if isinstance(given, str) and given else event.id
+    is_made_up = _MADE_UP.fullmatch(event.id) is not None
+    return given if is_made_up and isinstance(given, str) and given else event.id
 
 
 def _columns(

@@ -51,6 +51,7 @@ _PIECE = 10_000
 _MAX_JSON = 64 * 1024**2
 #: Seconds that the clock of whoever labels may be ahead of ours.
 _AHEAD = 300.0
+_UNITS = {"s": 1, "ms": 1_000, "us": 1_000_000, "ns": 1_000_000_000}
 _MAX_ID, _MAX_LABEL = 65_535, 1_024
 
 
@@ -196,14 +197,31 @@ def _batches(batches: Iterable[Any]) -> Rows:
         batch.validate(full=True)
         columns = {name: batch.column(name) for name in _COLUMNS if name in batch.schema.names}
         for start in range(0, batch.num_rows, _PIECE):
-            lists = [column.slice(start, _PIECE).to_pylist() for column in columns.values()]
+            try:
+                lists = [_values(column.slice(start, _PIECE)) for column in columns.values()]
+            except (ValueError, OverflowError, LookupError) as error:  # no UTF-8, say
+                raise MalformedLabelsError(f"from row {number + 1} on: {error}") from None
             for values in zip(*lists, strict=True):
                 number += 1
                 yield number, dict(zip(columns, values, strict=True))
 
 
+def _values(column: Any) -> list[Any]:
+    import pyarrow as pa
+
+    if pa.types.is_timestamp(column.type):  # Python's have no nanoseconds, and few years and zones
+        whole = column.cast(pa.int64()).to_pylist()
+        unit = _UNITS[column.type.unit]
+        return [None if value is None else value / unit for value in whole]
+    values: list[Any] = column.to_pylist()
+    return values
+
+
 def _check_columns(names: Iterable[str]) -> None:
     found = list(names)
+    for name in _COLUMNS:
+        if found.count(name) > 1:
+            raise MalformedLabelsError(f"column {name!r} is there {found.count(name)} times")
     for name in _REQUIRED:
         if name not in found:
             listed = ", ".join(found) or "none"

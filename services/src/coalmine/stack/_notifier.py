@@ -29,6 +29,7 @@ from pydantic import TypeAdapter, ValidationError
 from coalmine.clock import Clock
 from coalmine.incidents import Alert, Alerts, Incident, delivered, due, observe, webhook
 from coalmine.stack._state import write_json
+from coalmine.web import answer_errors
 
 __all__ = ["create_notifier"]
 
@@ -163,6 +164,7 @@ def create_notifier(
             await asyncio.wait({work})
 
     app = FastAPI(title="Coalmine notifier", lifespan=lifespan)
+    answer_errors(app)
 
     @app.get("/healthz")
     async def healthz() -> dict[str, str]:

@@ -26,6 +26,7 @@ from coalmine.stack._offer import offer_model
 from coalmine.stack._ports import Ports
 from coalmine.stack._services import Surroundings, build_service, services_for
 from coalmine.stack._state import StateDirectory
+from coalmine.web import answer_errors
 
 __all__ = ["create_control", "main", "serve_app"]
 
@@ -68,6 +69,7 @@ def create_control(
             yield
 
     control = FastAPI(title=f"Coalmine {around.service.name}", lifespan=lifespan, openapi_url=None)
+    answer_errors(control)
     if not alone:
 
         @control.get("/healthz")
