@@ -15,6 +15,7 @@ from coalmine.serving import ModelLoadError, Servable, ServeOptions, WrongOutput
 from coalmine.serving._catalogue import local_path
 from coalmine.serving._open import open_predictor
 from coalmine.serving._python import PythonModel, is_dotted, load_predictor
+from coalmine.serving._triton import model_config
 
 X = {"x": np.array([[1, 2], [3, 4], [5, 6]], np.float32)}
 
@@ -133,6 +134,12 @@ async def test_a_model_that_cannot_be_batched_is_asked_request_by_request() -> N
     outcome = await servable.infer(call)  # type: ignore[arg-type]
     assert outcome.computed.outputs["y"].shape == (1,)
     assert seen == [3]
+    servable.close()
+
+
+def test_triton_is_told_that_it_runs_on_a_cpu() -> None:
+    servable = serve(predictor(lambda t: {"y": t["x"].sum(axis=1)}))
+    assert [group["kind"] for group in model_config(servable)["instance_group"]] == ["KIND_CPU"]
     servable.close()
 
 

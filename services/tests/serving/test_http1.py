@@ -215,6 +215,39 @@ def test_half_closed_and_of_http_1_0(served: Any) -> None:
         assert wire.file.read() == b""
 
 
+@pytest.mark.parametrize(
+    "hosts", [b"", b"host: x\r\nhost: x\r\n", b"Host: x\r\nx-y: z\r\nHOST: y\r\n"]
+)
+def test_a_request_names_its_host_once(wire: Wire, hosts: bytes) -> None:
+    good = PREDICT % (1, b"", len(ROW), ROW)
+    wire.socket.sendall(good * 2 + good.replace(b"host: x\r\n", hosts) + good)
+    for expected in (200, 200):
+        assert wire.answer()[0] == expected
+    said = wire.file.read()  # an error in front of their answers would be taken for one of them
+    assert said == b"" or said.startswith(b"HTTP/1.1 400 ")
+
+
+def test_the_body_of_a_refused_head_is_not_the_one_befores(wire: Wire) -> None:
+    good = PREDICT % (1, b"", len(ROW), ROW)
+    large = PREDICT % (1, b"x: y\r\n" * 200, len(ROW), ROW)
+    wire.socket.sendall(good * 2 + large)
+    assert [wire.answer()[0] for _ in range(2)] == [200, 200]
+
+
+@pytest.mark.parametrize("method", ["GET /v2/health/live", "POST /v1/models/toy:predict"])
+def test_a_request_without_a_host_is_refused_in_words(wire: Wire, method: str) -> None:
+    head = f"{method} HTTP/1.1\r\ncontent-length: {len(ROW)}\r\n\r\n"
+    wire.socket.sendall(head.encode() + ROW)
+    status, headers, body = wire.answer()
+    assert (status, headers["connection"]) == (400, "close")
+    assert "names its host once" in json.loads(body)["error"]
+
+
+def test_http_1_0_has_no_host(wire: Wire) -> None:
+    wire.socket.sendall((PREDICT % (0, b"", len(ROW), ROW)).replace(b"host: x\r\n", b""))
+    assert wire.answer()[0] == 200
+
+
 @pytest.mark.parametrize("share", [0.3, 0.6, 0.999])
 def test_who_leaves_in_the_middle_of_a_large_body_costs_nobody(
     served: Any, wire: Wire, share: float

@@ -15,6 +15,7 @@ from coalmine.serving._asgi import Send, respond
 from coalmine.serving._dataplane import Dataplane
 from coalmine.serving._errors import ServingError
 from coalmine.serving._http import send_error
+from coalmine.serving._providers import PROVIDERS
 from coalmine.serving._servable import Servable
 from coalmine.serving._statistics import model_statistics
 
@@ -37,6 +38,7 @@ _DATA_TYPES = {
     "BYTES": ("TYPE_STRING", 13),
 }
 _KINDS = {"KIND_GPU": 1, "KIND_CPU": 2}
+_GPUS = {PROVIDERS[name] for name in PROVIDERS if name != "cpu"}
 _JSON = (b"content-type", b"application/json")
 _CONFIG = re.compile(r"/v2/models/(?P<name>[^/]+)(?:/versions/(?P<version>[^/]+))?/config")
 _MISSING = (
@@ -116,7 +118,7 @@ def model_config(servable: Servable) -> dict[str, Any]:
         ]
         for specs in (servable.signature.inputs, servable.signature.outputs)
     )
-    on_gpu = bool(servable.providers) and servable.providers[0] != "CPUExecutionProvider"
+    on_gpu = not _GPUS.isdisjoint(servable.providers[:1])
     config: dict[str, Any] = {
         "name": servable.name,
         "platform": servable.platform,

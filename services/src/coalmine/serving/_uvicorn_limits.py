@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from typing import Any, Protocol, cast
+from typing import Any, NoReturn, Protocol, cast
 
 import httptools
 import orjson
@@ -165,19 +165,25 @@ class LimitedProtocol(HttpToolsProtocol):
             self._refuse(408, "the request did not arrive in time")
 
     def _takes_head(self) -> bool:
-        """Whether to answer the head that is there: not if it is too large, nor if it comes again.
+        """Whether to answer the head that is there.
 
-        Some clients (Java's, curl's) offer HTTP/2 with every request. A server is free to pass over
-        that, but the parser takes the body for the other protocol's: it is given the head once more
-        without the offer.
+        It is refused if it is too large or does not name one host (RFC 9112, 3.2), and put off if
+        it comes again: some clients (Java's, curl's) offer HTTP/2 with every request. A server is
+        free to pass over that, but the parser takes the body for the other protocol's: it is given
+        the head once more without the offer.
         """
         if self._head + self._seen > _HEAD_BYTES:  # else there was not so much
             size = sum(len(name) + len(value) for name, value in self.headers) + len(self.url)
         else:
             size = 0
         if size > _HEAD_BYTES or len(self.headers) > _HEADERS:
-            self._refuse(431, "the head is too large")
-            return False
+            self._refuse_head(431, "the head is too large")
+        hosts = 0
+        for name, _ in self.headers:
+            if name == b"host":
+                hosts += 1
+        if hosts > 1 or (hosts == 0 and self.parser.get_http_version() != "1.0"):
+            self._refuse_head(400, f"a request names its host once, this one {hosts} times")
         if self.parser.should_upgrade() and self.parser.get_method() != b"CONNECT":
             version = self.parser.get_http_version().encode()
             lines = [b"%b %b HTTP/%b" % (self.parser.get_method(), self.url, version)]
@@ -185,6 +191,11 @@ class LimitedProtocol(HttpToolsProtocol):
             self._offered = b"\r\n".join([*lines, b"", b""])
             return False
         return True
+
+    def _refuse_head(self, status: int, why: str) -> NoReturn:
+        """Refuse, and stop the parser: what it told next would be taken for another request."""
+        self._refuse(status, why)
+        raise httptools.HttpParserError
 
     def _refuse(self, status: int, why: str) -> None:
         """Answer what has begun to come with an error, and close."""
