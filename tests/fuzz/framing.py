@@ -20,6 +20,8 @@ Statuses = dict[int, str | None]
 _PATH = "/inference.GRPCInferenceService/ModelInfer"
 _TYPE = literal(b"content-type", b"application/grpc") + literal(b"te", b"trailers")
 _END, _END_HEADERS, _PADDED = 1, 4, 8
+#: A frame may have 16 KB unless the server says otherwise; padding and its length are of it too.
+_PART = 16_384 - 30
 
 
 def _framed(payload: bytes, flag: int = 0, more: int = 0) -> bytes:
@@ -69,9 +71,9 @@ def _pieces(rng: random.Random, stream: int) -> tuple[list[bytes], bool]:
     if leaves:
         body = body[: rng.randrange(len(body) + 1)]
     while body:
-        size = rng.choice([1, 5, 1000, 16_384])
+        size = rng.choice([1, 5, 1000, _PART])
         if len(body) > 100_000:
-            size = 16_384
+            size = _PART
         part, body = body[:size], body[size:]
         if rng.random() < 0.2:
             pad = rng.randrange(30)

@@ -13,6 +13,7 @@ import struct
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, closing
 
 import grpc
@@ -21,16 +22,19 @@ import orjson
 import pytest
 
 from ..servers import MIXED, Server, identity, serving
-from . import garbage
+from . import garbage, slow
 from .cases import V2_PATH, Post, grpc_request, http_post
 from .framing import call_many
 from .trees import dump, valid_v2
-from .wire import Wire, exchange
+from .wire import Answer, Manner, Wire, exchange
 
 COUNT = int(os.environ.get("COALMINE_FUZZ_COUNT", "3000"))
 SEED = int(os.environ.get("COALMINE_FUZZ_SEED", "1"))
 MANY = 100_000
 MAX_BODY = 1024**2
+#: Requests on their way at once, each on a connection of its own; slow clients at once.
+AT_ONCE, CROWD = 8, 128
+RECEIVE_SECONDS = 10
 #: 501 is for what the protocol knows and we do not have; 505 for a version of HTTP there is not.
 NOT_OURS = {501, 505}
 GROWTH = 25 * 1024**2
@@ -43,13 +47,13 @@ GRPC_FAULTS = {
 }
 
 
-@pytest.fixture(scope="module", params=["native", "uvicorn"])
+@pytest.fixture(scope="module", params=["native", "uvicorn", "pyvoy"])
 def server(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Server]:
     directory = tmp_path_factory.mktemp(f"fuzz-{request.param}")
     model = identity(directory / "mixed.onnx", MIXED)
-    arguments = ("--max-body", str(MAX_BODY))
+    arguments = ("--max-body", str(MAX_BODY), "--receive-timeout", str(RECEIVE_SECONDS))
     with serving(model, directory / "log", *arguments, kind=request.param) as started:
         # KServe's own application is imported when it is first asked: 100 MB, and seconds of CPU.
         assert httpx.get(f"{started.url}/openapi.json", timeout=60).status_code == 200
@@ -58,31 +62,39 @@ def server(
 
 @pytest.fixture
 def target(server: Server) -> Iterator[Target]:
-    with closing(Wire(server.port)) as wire:
-        yield Target(server, wire)
+    with ExitStack() as stack:
+        wires = [stack.enter_context(closing(Wire(server.port))) for _ in range(AT_ONCE)]
+        yield Target(server, wires, stack.enter_context(ThreadPoolExecutor(CROWD)))
 
 
 class Target:
     """A server under fuzz, and what must be true of it all the time."""
 
-    def __init__(self, server: Server, wire: Wire) -> None:
+    def __init__(self, server: Server, wires: list[Wire], crowd: ThreadPoolExecutor) -> None:
         self.server = server
         self.seen: Counter[str] = Counter()
-        self._wire = wire
+        self.worst = 0.0
+        """Seconds of the slowest answer."""
+
+        self._wires, self._crowd = wires, crowd
         self._canary = dump(valid_v2(random.Random(0)))
 
-    def run(self, count: int, one: Callable[[], None], *, chunk: int = 500) -> None:
-        """Do `one` so many times; all is well in between, and in the end."""
+    def run(self, count: int, some: Callable[[int], object], *, chunk: int = 504) -> None:
+        """Do `some` of so many in all; all is well in between, and in the end."""
         self.check()
-        base = 0
+        first = base = self.server.resident
         for start in range(0, count, chunk):
-            for _ in range(min(chunk, count - start)):
-                one()
+            some(min(chunk, count - start))
             self.check()
             if start <= min(count // 10, 5000):  # code and buffers have been used once
                 base = self.server.resident
-        grown = self.server.resident - base
-        assert grown < GROWTH, f"grown by {grown / 1024**2:.1f} MB"
+        last = self.server.resident
+        sizes = " ".join(f"{size / 1024**2:.1f}" for size in (first, base, last))
+        print(
+            f"\n{self.server.kind}: {count} with a slowest answer of {1000 * self.worst:.0f} ms; "
+            f"MB before, after the first tenth, and in the end: {sizes}; {dict(self.seen)}"
+        )
+        assert last - base < GROWTH, f"grown to {sizes} MB"
 
     def check(self) -> None:
         """It lives, answers a good request rightly, and has logged no traceback."""
@@ -100,90 +112,155 @@ class Target:
         log = self.server.text
         assert "Traceback" not in log, log[log.index("Traceback") - 200 :][:5000]
 
-    def post(self, post: Post) -> None:
-        """Send a request; its answer must be one that a client can use."""
-        answer = self._wire.ask(post.wire())
-        assert answer is not None, f"no answer to {post!r:.3000}"
-        told = f"{answer.status} {answer.body[:300]!r} to {post!r:.3000}"
-        self.seen[str(answer.status)] += 1
-        assert answer.status < 500 or answer.status in NOT_OURS, told
-        assert b"Traceback" not in answer.body, told
-        if answer.headers.get("content-type", "").startswith("application/json") and answer.body:
-            content = orjson.loads(answer.body)
-            if answer.status >= 400:
-                assert isinstance(content["error"], str), told
-                assert content["error"], told
-        assert answer.headers.get("grpc-status", "0") not in ("2", "4", "13", "14", "15"), told
+    def post(self, posts: list[Post]) -> None:
+        """Send requests, some at once; each answer must be one that a client can use."""
+        for start in range(0, len(posts), AT_ONCE):
+            asked = []
+            for wire, post in zip(self._wires, posts[start:], strict=False):
+                asked.append((wire, post, time.monotonic()))
+                wire.send(post.wire())
+            for wire, post, begun in asked:
+                _judge(answer := wire.receive(), post)
+                self.worst = max(self.worst, time.monotonic() - begun)
+                assert answer is not None
+                self.seen[str(answer.status)] += 1
+
+    def crowd(self, manners: list[tuple[int, Manner]]) -> list[bytes]:
+        """Many clients at once, each with a port and a manner; what each is answered."""
+
+        def one(client: tuple[int, Manner]) -> bytes:
+            return exchange(*client)
+
+        answers = list(self._crowd.map(one, manners))
+        for received, (_, manner) in zip(answers, manners, strict=True):
+            if not received.startswith(b"HTTP/1.1 "):
+                self.seen["bytes" if received else "nothing"] += 1
+                continue
+            for line in received.split(b"HTTP/1.1 ")[1:]:
+                self.seen[str(code := int(line[:3]))] += 1
+                told = f"{received[:300]!r} to {manner.sent[:2000]!r} ({manner.ending})"
+                assert code < 500 or code in NOT_OURS, told
+        return answers
+
+
+def _judge(answer: Answer | None, post: Post) -> None:
+    assert answer is not None, f"no answer to {post!r:.3000}"
+    told = f"{answer.status} {answer.body[:300]!r} to {post!r:.3000}"
+    assert answer.status < 500 or answer.status in NOT_OURS, told
+    assert b"Traceback" not in answer.body, told
+    if answer.headers.get("content-type", "").startswith("application/json") and answer.body:
+        content = orjson.loads(answer.body)
+        if answer.status >= 400:
+            assert isinstance(content["error"], str), told
+            assert content["error"], told
+    assert answer.headers.get("grpc-status", "0") not in ("2", "4", "13", "14", "15"), told
 
 
 def requests(target: Target, count: int) -> None:
     rng = random.Random(SEED)
-    target.run(count, lambda: target.post(http_post(rng)))
+    target.run(count, lambda some: target.post([http_post(rng) for _ in range(some)]))
     assert target.seen["400"] > target.seen["200"] > 0, target.seen
 
 
 def grpc_messages(target: Target, count: int) -> None:
     rng = random.Random(SEED + 1)
-    seen: Counter[str] = Counter()
+    seen = target.seen
     with grpc.insecure_channel(f"127.0.0.1:{target.server.grpc_port}") as channel:
         infer = channel.unary_unary("/inference.GRPCInferenceService/ModelInfer")
 
-        def one() -> None:
-            payload = grpc_request(rng)
-            future = infer.future(payload, timeout=20)
-            code = future.code()
-            seen[code.name] += 1
-            assert code not in GRPC_FAULTS, f"{code} {future.details()} to {payload!r:.3000}"
+        def some(number: int) -> None:
+            for start in range(0, number, AT_ONCE):
+                begun = time.monotonic()
+                payloads = [grpc_request(rng) for _ in range(min(AT_ONCE, number - start))]
+                futures = [infer.future(payload, timeout=20) for payload in payloads]
+                for payload, future in zip(payloads, futures, strict=True):
+                    code = future.code()
+                    seen[code.name] += 1
+                    assert code not in GRPC_FAULTS, (
+                        f"{code} {future.details()} to {payload!r:.3000}"
+                    )
+                target.worst = max(target.worst, time.monotonic() - begun)
 
-        target.run(count, one)
+        target.run(count, some)
     assert seen["INVALID_ARGUMENT"] > seen["OK"] > 0, seen
 
 
 def sockets(target: Target, count: int) -> None:
-    rng = random.Random(SEED + 2)
+    rng, port = random.Random(SEED + 2), target.server.port
 
-    def one() -> None:
-        payload = garbage.http1(rng)
-        received = exchange(target.server.port, payload, half_close=rng.random() < 0.8)
-        for line in received.split(b"HTTP/1.1 ")[1:]:
-            code = int(line[:3])
-            assert code < 500 or code in NOT_OURS, f"{code} to {payload[:2000]!r}"
+    def one() -> tuple[int, Manner]:
+        ending = "half-close" if rng.random() < 0.8 else "listen"
+        return port, Manner((garbage.http1(rng),), ending=ending)
 
-    target.run(count, one, chunk=100)
+    target.run(count, lambda some: target.crowd([one() for _ in range(some)]))
 
 
 def frames(target: Target, count: int) -> None:
     rng = random.Random(SEED + 3)
     ports = (target.server.port, target.server.grpc_port)
 
-    def one() -> None:
-        exchange(rng.choice(ports), garbage.http2(rng), half_close=rng.random() < 0.5)
+    def one() -> tuple[int, Manner]:
+        ending = "half-close" if rng.random() < 0.5 else "listen"
+        return rng.choice(ports), Manner((garbage.http2(rng),), ending=ending)
 
-    def reset() -> None:
-        exchange(rng.choice(ports), garbage.rapid_reset(rng), half_close=False)
+    def reset() -> tuple[int, Manner]:
+        return rng.choice(ports), Manner((garbage.rapid_reset(rng),))
 
-    target.run(count, one, chunk=100)
-    target.run(max(4, count // 100), reset, chunk=2)
+    target.run(count, lambda some: target.crowd([one() for _ in range(some)]))
+    resets = max(4, count // 100)
+    target.run(resets, lambda some: target.crowd([reset() for _ in range(some)]), chunk=4)
+
+
+def slowness(target: Target, count: int) -> None:
+    rng, port = random.Random(SEED + 5), target.server.port
+
+    def some(number: int) -> None:
+        kinds = rng.choices((slow.patient, slow.slowly), (0.3, 0.7), k=number)
+        manners = [kind(rng) for kind in kinds]
+        answers = target.crowd([(port, manner) for manner in manners])
+        for kind, manner, answer in zip(kinds, manners, answers, strict=True):
+            if kind is slow.patient:
+                assert answer.startswith(b"HTTP/1.1 200 "), f"{answer!r} to {manner}"
+
+    target.run(count, some)
+
+
+def stalling(target: Target, count: int) -> None:
+    rng, port = random.Random(SEED + 6), target.server.port
+
+    def some(number: int) -> None:
+        for answer in target.crowd([(port, slow.stalled(rng)) for _ in range(number)]):
+            assert answer.startswith(b"HTTP/1.1 408 "), answer
+
+    target.run(count, some, chunk=CROWD)
 
 
 def framing(target: Target, count: int) -> None:
     if target.server.kind == "uvicorn":
         pytest.skip("gRPC's own library reads the frames there")
-    rng = random.Random(SEED + 4)
-    seen: Counter[str | None] = Counter()
+    rng, seen = random.Random(SEED + 4), target.seen
+    faults = {str(code.value[0]) for code in GRPC_FAULTS}
 
-    def one() -> None:
-        statuses = call_many(rng, target.server.grpc_port)
-        seen.update(statuses.values())
-        faults = {str(code.value[0]) for code in GRPC_FAULTS}
-        assert faults.isdisjoint(filter(None, statuses.values())), statuses
+    def some(number: int) -> None:
+        for _ in range(number):
+            statuses = call_many(rng, target.server.grpc_port)
+            seen.update(status or "reset" for status in statuses.values())
+            assert faults.isdisjoint(filter(None, statuses.values())), statuses
 
-    target.run(count, one, chunk=100)
+    target.run(count, some, chunk=100)
     assert min(seen["3"], seen["8"]) > 0, seen  # wrong, and too large
 
 
 #: Who sends what share of the malformed requests.
-SHARES = ((requests, 0.65), (grpc_messages, 0.25), (sockets, 0.06), (frames, 0.03), (framing, 0.01))
+SHARES = (
+    (requests, 0.63),
+    (grpc_messages, 0.25),
+    (sockets, 0.05),
+    (frames, 0.03),
+    (slowness, 0.02),
+    (stalling, 0.01),
+    (framing, 0.01),
+)
 PARTS = pytest.mark.parametrize(
     ("part", "share"), SHARES, ids=lambda it: getattr(it, "__name__", "")
 )
@@ -191,6 +268,8 @@ PARTS = pytest.mark.parametrize(
 
 @PARTS
 def test_malformed(target: Target, part: Callable[[Target, int], None], share: float) -> None:
+    if part is stalling:
+        pytest.skip("it waits for RECEIVE_SECONDS; a person has the time")
     part(target, int(COUNT * share))
 
 

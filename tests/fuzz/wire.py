@@ -1,11 +1,13 @@
-"""A client made of a socket: it sends exactly what it is told, and reads one answer at a time."""
+"""Clients made of a socket: they send exactly what they are told, as slowly as they are told."""
 
 from __future__ import annotations
 
 import socket
+import struct
+import time
 from dataclasses import dataclass, field
 
-__all__ = ["Answer", "Wire", "exchange"]
+__all__ = ["Answer", "Manner", "Wire", "exchange"]
 
 #: Seconds until a silent server is called hung.
 PATIENCE = 20.0
@@ -27,25 +29,32 @@ class Wire:
     port: int
     _socket: socket.socket | None = field(default=None, init=False)
     _held: bytes = field(default=b"", init=False)
+    _sent: bytes = field(default=b"", init=False)
+    _fresh: bool = field(default=True, init=False)
 
     def ask(self, request: bytes) -> Answer | None:
-        """The answer; None if the server closed the connection without one.
+        """The answer; None if the server closed the connection without one."""
+        self.send(request)
+        return self.receive()
+
+    def send(self, request: bytes) -> None:
+        """Send a request, whose answer is to be received before the next."""
+        self._sent, self._fresh = request, self._socket is None
+        try:
+            self._open().sendall(request)
+        except (BrokenPipeError, ConnectionResetError):
+            pass  # it may have answered before it closed
+
+    def receive(self) -> Answer | None:
+        """The answer to what was sent; None if the server closed the connection without one.
 
         A connection that the server closed between two requests is opened again once.
         """
-        fresh = self._socket is None
-        for _ in range(2):
-            try:
-                connection = self._open()
-                connection.sendall(request)
-            except (BrokenPipeError, ConnectionResetError):
-                pass  # it may have answered before it closed
+        answer = self._read()
+        if answer is None and not self._fresh:
+            self.send(self._sent)
             answer = self._read()
-            if answer is not None or fresh:
-                return answer
-            self.close()
-            fresh = True
-        return None
+        return answer
 
     def close(self) -> None:
         if self._socket is not None:
@@ -119,23 +128,45 @@ class Wire:
         return data
 
 
-def exchange(port: int, payload: bytes, *, half_close: bool = True) -> bytes:
-    """Send bytes, perhaps half-close, and read until the server closes or has no more to say.
+@dataclass(frozen=True)
+class Manner:
+    """How a client sends what it has to say, and what it does then."""
 
-    Without a half-close a server may rightly wait for more: a moment of silence ends the reading.
-    """
+    pieces: tuple[bytes, ...]
+    pause: float = 0.0
+    """Seconds between two pieces."""
+
+    ending: str = "listen"
+    """`half-close`: it says that there is no more, and reads until the server closes.
+    `listen`: it reads until the server has been silent for a moment; a server may wait for more.
+    `wait`: it reads until the server closes. `leave`, `reset`: it goes without reading."""
+
+    @property
+    def sent(self) -> bytes:
+        """All of it."""
+        return b"".join(self.pieces)
+
+
+def exchange(port: int, manner: Manner) -> bytes:
+    """What the server answers."""
+    ending, received = manner.ending, b""
     with socket.create_connection(("127.0.0.1", port), timeout=PATIENCE) as connection:
-        received = b""
         try:
-            connection.sendall(payload)
-            if half_close:
+            connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            for number, piece in enumerate(manner.pieces):
+                if number:
+                    time.sleep(manner.pause)
+                connection.sendall(piece)
+            if ending == "half-close":
                 connection.shutdown(socket.SHUT_WR)
-            else:
+            elif ending == "listen":
                 connection.settimeout(0.05)
-            while chunk := connection.recv(1 << 16):
+            elif ending == "reset":
+                connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+            while ending not in ("leave", "reset") and (chunk := connection.recv(1 << 16)):
                 received += chunk
         except TimeoutError:
-            assert not half_close, f"no end after {PATIENCE} s to {payload[:200]!r}"
+            assert ending == "listen", f"no end after {PATIENCE} s to {manner.sent[:200]!r}"
         except OSError:
             pass  # a reset is a fair answer to nonsense
         return received
