@@ -1,4 +1,6 @@
 # Coalmine: `make help` lists what this file does. Everything needs only Python 3.11 or 3.12.
+# Where `python3` is neither: `make setup PYTHON=python3.12`, once. One beside the other:
+# `make test PYTHON=python3.12 VENV=.venv-3.12`.
 SHELL := bash
 .SHELLFLAGS := -euo pipefail -c
 PYTHON ?= python3
@@ -12,6 +14,14 @@ MARK ?= not slow
 PYTEST ?=
 # Runs of each world of `make bench-rollout`.
 RUNS ?= 300
+# Asked for another Python than .venv was made with: it is made again.
+ifneq ($(origin PYTHON),file)
+ifneq ($(shell cat $(VENV)/.done 2>/dev/null),$(PYTHON))
+.PHONY: $(VENV)/.done
+endif
+endif
+SUPPORTED := import sys; (3, 11) <= sys.version_info < (3, 13) or sys.exit("Coalmine needs Python 3.11 \
+or 3.12, $(PYTHON) is %d.%d: say which to take, as in `make setup PYTHON=python3.12`" % sys.version_info[:2])
 COMPILE := $(UV) pip compile --quiet --universal --python-version 3.11 --generate-hashes \
 	--no-emit-index-url --no-annotate --custom-compile-command "make lock"
 
@@ -27,14 +37,15 @@ help: ## Show this help
 setup: $(VENV)/.done ## Make .venv from the lock, with the members installed editable
 
 $(UV):
-	$(PYTHON) -m venv .tools
+	$(or $(shell command -v $(PYTHON)),python3) -m venv .tools
 	.tools/bin/python -m pip install --quiet --disable-pip-version-check uv
 
 $(VENV)/.done: requirements/dev.txt $(MEMBERS:%=%/pyproject.toml) | $(UV)
-	$(UV) venv --quiet --allow-existing --python $(PYTHON) $(VENV)
+	$(UV) venv --quiet --clear --python $(PYTHON) $(VENV)
+	@$(BIN)/python -c '$(SUPPORTED)'
 	VIRTUAL_ENV=$(VENV) $(UV) pip sync --quiet --require-hashes requirements/dev.txt
 	VIRTUAL_ENV=$(VENV) $(UV) pip install --quiet --no-deps --no-build-isolation $(MEMBERS:%=-e %)
-	touch $@
+	echo "$(PYTHON)" >$@
 
 lock: | $(UV) ## Resolve the dependencies again and rewrite requirements/*.txt
 	$(COMPILE) --group dev --no-emit-package coalmine --no-emit-package coalmine-transformers \

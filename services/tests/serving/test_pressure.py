@@ -17,8 +17,7 @@ GOOD = {"instances": [[1, 2, 3, 4]]}
 
 @pytest.fixture(scope="module", params=["native", "uvicorn"])
 def strict(request: pytest.FixtureRequest, start: Any, model_dir: Path) -> Any:
-    limits = ("--receive-timeout", "1", "--max-connections", "30")
-    return start(model_dir, *limits, kind=request.param)
+    return start(model_dir, "--receive-timeout", "1", kind=request.param)
 
 
 def answers(served: Any) -> bool:
@@ -83,16 +82,22 @@ def whole_answer(client: socket.socket) -> bytes:
     return said
 
 
-def test_too_many_connections(strict: Any) -> None:
+@pytest.fixture(scope="module", params=["native", "uvicorn"])
+def narrow(request: pytest.FixtureRequest, start: Any, model_dir: Path) -> Any:
+    limits = ("--max-queue-bytes", "4000000", "--max-connections", "30")
+    return start(model_dir, *limits, kind=request.param)
+
+
+def test_too_many_connections(narrow: Any) -> None:
     with ExitStack() as held:
         clients = [
-            held.enter_context(socket.create_connection(("127.0.0.1", strict.port), timeout=10))
+            held.enter_context(socket.create_connection(("127.0.0.1", narrow.port), timeout=10))
             for _ in range(60)
         ]
         until(lambda: sum(map(is_closed, clients)) >= 30)
         with pytest.raises(httpx.TransportError):
-            answers(strict)
-    until(lambda: answers_at_all(strict))
+            answers(narrow)
+    until(lambda: answers_at_all(narrow))
 
 
 def is_closed(client: socket.socket) -> bool:
@@ -117,11 +122,6 @@ def until(condition: Any, timeout: float = 60.0) -> None:
     while not condition():
         assert time.monotonic() < deadline
         time.sleep(0.05)
-
-
-@pytest.fixture(scope="module", params=["native", "uvicorn"])
-def narrow(request: pytest.FixtureRequest, start: Any, model_dir: Path) -> Any:
-    return start(model_dir, "--max-queue-bytes", "4000000", kind=request.param)
 
 
 @pytest.mark.parametrize("form", [b"content-length: 2900000", b"transfer-encoding: chunked"])

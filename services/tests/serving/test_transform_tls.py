@@ -75,8 +75,10 @@ class Tunnel:
         server = await asyncio.start_server(self._pass, "127.0.0.1", 0, ssl=self._context)
         self.port = server.sockets[0].getsockname()[1]
         self._started.set()
-        async with server:
-            await server.serve_forever()
+        try:
+            await asyncio.Event().wait()
+        finally:  # Python 3.12's `async with server` would wait for clients that keep connections
+            server.close()
 
     async def _pass(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         inner, outer = await asyncio.open_connection("127.0.0.1", self.target)

@@ -74,15 +74,15 @@ def read_callers(connection: sqlite3.Connection, *, since: float, until: float) 
             SELECT version, arm, caller, 1 AS k, sum(requests) AS n, sum(errors) AS e,
                    sum(requests) * sum(requests) AS nn, sum(requests) * sum(errors) AS ne,
                    sum(errors) * sum(errors) AS ee
-            FROM callers WHERE slot >= ?1 AND slot < ?2 AND caller > {CALLER_NONE}
+            FROM callers WHERE slot >= :first AND slot < :end AND caller > {CALLER_NONE}
             GROUP BY version, arm, caller
             UNION ALL
             SELECT version, arm, caller, sum(requests), sum(requests), sum(errors),
                    sum(requests), sum(errors), sum(errors)
-            FROM callers WHERE slot >= ?1 AND slot < ?2 AND caller <= {CALLER_NONE}
+            FROM callers WHERE slot >= :first AND slot < :end AND caller <= {CALLER_NONE}
             GROUP BY version, arm, caller
         ) GROUP BY version, arm HAVING min(caller) > {CALLER_UNKNOWN} ORDER BY version, arm"""
-    bounds = (first_block(since - _SLOT, _SLOT), first_block(until, _SLOT))
+    bounds = {"first": first_block(since - _SLOT, _SLOT), "end": first_block(until, _SLOT)}
     names = tuple(Callers.model_fields)
     return [
         Callers.model_validate(dict(zip(names, row, strict=True)))

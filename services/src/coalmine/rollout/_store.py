@@ -273,8 +273,8 @@ class Store:
         with self._lock:
             rows = self._db.execute(
                 "SELECT number, rollout, time, kind, actor, state, stage, decision, body "
-                "FROM ledger WHERE ?1 IS NULL OR rollout = ?1 ORDER BY number",
-                (rollout,),
+                "FROM ledger WHERE :id IS NULL OR rollout = :id ORDER BY number",
+                {"id": rollout},
             ).fetchall()
         return [_ledger_entry(row) for row in rows]
 
