@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from typing import Any
 
 import numpy as np
 import pytest
@@ -45,6 +46,32 @@ def test_counts_are_those_of_each_value_among_the_edges(
             counts[index, : edges.size + 1], np.bincount(place, minlength=edges.size + 1)
         )
     assert np.array_equal(pooled(counts, fine.pooling(coarse)), coarse.count(values))
+
+
+@pytest.mark.parametrize("order", ["C", "F"])
+def test_parts_of_any_sizes_are_counted_at_once_as_each_by_itself(order: Any) -> None:
+    rng = np.random.default_rng(44)
+    past = rng.normal(size=(3000, 5))
+    past[:, 3] = np.round(past[:, 3], 1)
+    fine, _ = histograms(past)
+    values = rng.normal(size=(40_000, 5)) * 1.3
+    values[:, 3] = np.round(values[:, 3], 1)
+    values[rng.random(values.shape) < 0.02] = np.nan
+    values[5_000:9_000, 1] = np.nan
+    values[::97, 2] = fine.edges[2][7]
+    values[[3, 4, 5], 0] = [np.inf, -np.inf, 1e300]
+    values = np.asarray(values, order=order)
+    for ends in (
+        [500 * number for number in range(1, 81)],
+        [1, 2, 30, 31, 4_000, 9_000, 20_000, 40_000],
+    ):
+        counts = fine.counts(values, ends)
+        for part, (start, end) in enumerate(zip([0, *ends], ends, strict=False)):
+            for index, edges in enumerate(fine.edges):
+                column = values[start:end, index]
+                place = np.searchsorted(edges, column[~np.isnan(column)], side="right")
+                expected = np.bincount(place, minlength=fine.width)
+                assert counts[part, index].tolist() == expected.tolist()
 
 
 def test_two_hundred_parts_are_one_window() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 
 import numpy as np
 import pytest
@@ -17,6 +18,7 @@ from coalmine_monitors.detectors import (
     bets_on_less,
     e_benjamini_hochberg,
 )
+from coalmine_monitors.detectors._bayes import SIZES, Factors
 from coalmine_monitors.drift import psi
 from coalmine_monitors.sketches import Histograms, category_edges, numeric_edges
 
@@ -84,11 +86,62 @@ def test_a_bayes_factor_is_at_most_one_on_average_while_nothing_happens(windows:
     streams = 20_000
     past = baseline(rng, streams=streams)
     past = dataclasses.replace(past, correlation=np.zeros(streams))
-    detector = ShiftDetector(past, run_length=100)
-    for _ in range(windows):
-        detector.update(rng.standard_normal(streams) * 3 + 7)
+    recent = rng.standard_normal((LOOK_BACK, 1, streams)) * 3 + 7
+    factors = Factors(past)
+    squared = factors.squared(recent, np.full((1, streams), windows))
     # Cut off where its heavy tail would make an average of so many a matter of luck.
-    assert 0.4 < np.minimum(detector._factors()[windows - 1], 50).mean() < 1.05
+    assert 0.4 < np.minimum(factors.of(squared)[windows - 1], 50).mean() < 1.05
+
+
+def _plainly(past: Baseline, values: list[list[float]]) -> list[float]:
+    """The evidence of each stream's values [windows], latest last, by the formula."""
+    evidence = []
+    for stream, own in enumerate(values):
+        factors = [1.0] if not own else []
+        for count in range(1, min(len(own), LOOK_BACK) + 1):
+            recent = own[-count:]
+            mean = sum(recent) / count
+            away = mean - past.mean[stream]
+            if away <= 0 and not past.two_sided[stream]:
+                factors.append(0.0)
+                continue
+            size = past.size(LOOK_BACK)[count - 1, stream]
+            within = past.squares[stream] + sum((each - mean) ** 2 for each in recent)
+            t = size * away**2 / within
+            found = [
+                ((1 + t) / (1 + t / (1 + size * scale**2))) ** ((past.windows + count - 1) / 2)
+                / math.sqrt(1 + size * scale**2)
+                for scale in SIZES
+            ]  # fmt: skip
+            factors.append(sum(found) / len(SIZES))
+        evidence.append(max(factors))
+    return evidence
+
+
+def test_evidence_of_many_windows_at_once_is_that_of_the_formula() -> None:
+    rng = np.random.default_rng(10)
+    past = baseline(rng, streams=3, windows=30)
+    past = dataclasses.replace(past, two_sided=np.array([True, False, True]))
+    values = rng.standard_normal((60, 3)) * 3 + 7
+    values[40:, 1] += 4
+    values[rng.random((60, 3)) < 0.1] = np.nan
+    at_once, one_by_one = (ShiftDetector(past, run_length=1000) for _ in range(2))
+    at_once.expect(values[:25])
+    kept: list[list[float]] = [[], [], []]
+    for number, row in enumerate(values):
+        if number == 25:
+            at_once.expect(values[25:])
+        at_once.advance()
+        one_by_one.update(row)
+        kept = [[] if math.isnan(x) else [*own, x] for own, x in zip(kept, row, strict=True)]
+        assert at_once.evidence == pytest.approx(_plainly(past, kept), rel=1e-9)
+        assert at_once.evidence.tolist() == one_by_one.evidence.tolist()
+        assert at_once.combined <= at_once.bound * (1 + 1e-9) or at_once.bound < 1
+        assert at_once.state() == one_by_one.state()
+        if number == 50:
+            at_once.forget()
+            one_by_one.forget()
+            kept = [[], [], []]
 
 
 @pytest.mark.parametrize("streams", [1, 40])

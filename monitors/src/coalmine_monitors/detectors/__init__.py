@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from coalmine_monitors.detectors._baseline import Baseline
+from coalmine_monitors.detectors._bayes import LOOK_BACK
 from coalmine_monitors.detectors._betting import STAKES, bets_on_less
 from coalmine_monitors.detectors._checks import Case, yield_checks
 from coalmine_monitors.detectors._ecusum import EDetector
 from coalmine_monitors.detectors._evalues import e_benjamini_hochberg
-from coalmine_monitors.detectors._shift import LOOK_BACK, Baseline, ShiftDetector
+from coalmine_monitors.detectors._shift import ShiftDetector
 
 __all__ = [
     "LOOK_BACK",

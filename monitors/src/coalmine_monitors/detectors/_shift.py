@@ -24,107 +24,21 @@ null hypothesis", 2009 (with a normal prior here); Perez-Ortiz, Lardy, de Heide 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["LOOK_BACK", "Baseline", "ShiftDetector"]
+from coalmine_monitors.detectors._baseline import Baseline
+from coalmine_monitors.detectors._bayes import LOOK_BACK, Factors, Outlook
 
-#: Windows that a change may be old and still gather evidence; a shift that is not evident in so
-#: many is within what the reference itself does.
-LOOK_BACK = 16
-#: Sizes of a shift that are looked for, in spreads of the statistic between windows: a mixture of
-#: two normal priors, so that neither slow nor sudden shifts are found late.
-SIZES = (1.0, 3.0)
-#: Largest correlation between neighbouring windows: with more, no number of windows says anything.
-_MAX_CORRELATION = 0.98
+__all__ = ["ShiftDetector"]
+
+#: Values that are looked at together: as many as stay in the cache.
+_AT_ONCE = 40_000
 
 Floats = NDArray[np.float64]
 Counts = NDArray[np.int64]
-
-
-@dataclass(frozen=True)
-class Baseline:
-    """What some statistics [streams] do on the windows of a reference, on which nothing happens."""
-
-    windows: int
-    mean: Floats
-    squares: Floats
-    """Sum of squared distances from the mean."""
-
-    correlation: Floats
-    """Of neighbouring windows, in [0, 1)."""
-
-    two_sided: NDArray[np.bool_]
-    """Streams whose mean may move either way; those of the others only upwards."""
-
-    @classmethod
-    def fit(
-        cls, values: Floats, *, floor: tuple[Floats, Floats], two_sided: NDArray[np.bool_]
-    ) -> Baseline:
-        """Describe `values` [windows, streams].
-
-        `floor` is the mean and spread [streams] that the statistics have on independent rows. A
-        one-sided statistic is not trusted to be lower than that, none to be steadier.
-        """
-        count = len(values)
-        mean = values.mean(axis=0)
-        away = values - mean
-        own = (away**2).sum(axis=0)
-        beside = (away[1:] * away[:-1]).sum(axis=0)
-        # The estimate is low by about 1/n, and wrong by 1/sqrt(n): half of that is forgiven, since
-        # on most streams there is no correlation and every excess costs power.
-        correlation = beside / np.maximum(own, 1e-300) + 1 / count - 0.5 / np.sqrt(count)
-        return cls(
-            windows=count,
-            mean=np.where(two_sided, mean, np.maximum(mean, floor[0])),
-            squares=np.maximum(own, (count - 1) * floor[1] ** 2),
-            correlation=np.clip(correlation, 0.0, _MAX_CORRELATION),
-            two_sided=two_sided,
-        )
-
-    @property
-    def spread(self) -> Floats:
-        """Standard deviation [streams] of the statistics from window to window."""
-        return np.asarray(np.sqrt(self.squares / (self.windows - 1)))
-
-    def to_dict(self) -> dict[str, Any]:
-        """For JSON."""
-        return {
-            "windows": self.windows,
-            "mean": self.mean.tolist(),
-            "squares": self.squares.tolist(),
-            "correlation": self.correlation.tolist(),
-            "two_sided": self.two_sided.tolist(),
-        }
-
-    @classmethod
-    def from_dict(cls, saved: Mapping[str, Any]) -> Baseline:
-        """The baseline that gave `saved`."""
-        return cls(
-            windows=int(saved["windows"]),
-            mean=np.array(saved["mean"], dtype=np.float64),
-            squares=np.array(saved["squares"], dtype=np.float64),
-            correlation=np.array(saved["correlation"], dtype=np.float64),
-            two_sided=np.array(saved["two_sided"], dtype=np.bool_),
-        )
-
-    def size(self, most: int) -> Floats:
-        """The effective sizes [most, streams] of comparing the mean of 1, 2, ... windows with ours.
-
-        For independent ones that is the usual `1 / (1/k + 1/windows)`.
-        """
-        longest = max(most, self.windows)
-        lags = np.arange(1, longest)[:, None]
-        powers = self.correlation**lags
-        none = np.zeros((1, self.mean.size))
-        near = np.vstack([none, np.cumsum(powers, axis=0)])
-        far = np.vstack([none, np.cumsum(lags * powers, axis=0)])
-        count = np.arange(1, longest + 1)[:, None]
-        error = (1 + 2 * (near - far / count)) / count
-        return np.asarray(1 / (error[:most] + error[self.windows - 1]))
 
 
 class ShiftDetector:
@@ -152,112 +66,106 @@ class ShiftDetector:
     def __init__(self, baseline: Baseline, *, run_length: float) -> None:
         streams = baseline.mean.size
         self.run_length = float(run_length)
-        self._baseline = baseline
-        self._counts = np.arange(1, LOOK_BACK + 1, dtype=np.float64)[:, None]
-        self._size = baseline.size(LOOK_BACK)
-        self._squares = np.maximum(baseline.squares, 1e-300)
-        self._upward = ~baseline.two_sided
-        self._wider = [1 + self._size * scale**2 for scale in SIZES]
-        self._recent: Floats = np.zeros((LOOK_BACK, streams))
+        self._factors = Factors(baseline)
+        self._at_once = max(_AT_ONCE // (LOOK_BACK * max(streams, 1)), 1)
+        self._history: Floats = np.zeros((LOOK_BACK, streams))
+        self._known: NDArray[np.bool_] = np.zeros((0, streams), dtype=np.bool_)
+        self._place = 0
         self._length: Counts = np.zeros(streams, dtype=np.int64)
-        self._found: tuple[Floats, Counts] | None = None
+        self._outlook: Outlook | None = None
         self.updates = 0
 
     def update(self, values: Floats) -> None:
         """Take the next value of each stream; a stream without one (NaN) begins anew."""
+        self.expect(values[None])
+        self.advance()
+
+    def expect(self, values: Floats) -> None:
+        """Know what the next updates bring, [updates, streams], each of which `advance` makes.
+
+        Nothing changes by that, but that the evidence of all of them is computed at once.
+        """
         known = ~np.isnan(values)
-        self._recent[1:] = self._recent[:-1]
-        self._recent[0] = np.where(known, values, 0.0)
+        past = self._history[self._place : self._place + LOOK_BACK]
+        self._history = np.vstack([past, np.where(known, values, 0.0)])
+        self._known, self._place, self._outlook = known, 0, None
+
+    def advance(self) -> None:
+        """Make the next of the updates that `expect` was told of."""
+        known = self._known[self._place]
         self._length = np.where(known, np.minimum(self._length + 1, LOOK_BACK), 0)
+        self._place += 1
         self.updates += 1
-        self._found = None
+        if self._outlook is not None and self._place >= self._outlook.beyond:
+            self._outlook = None
 
     def forget(self) -> None:
         """Begin anew, as if nothing had been seen."""
         self._length = np.zeros_like(self._length)
-        self._found = None
+        self._outlook = None
 
     @property
     def evidence(self) -> Floats:
         """Evidence of each stream."""
-        return self._best[0]
+        return np.asarray(self._now.evidence[self._place - self._now.first])
 
     @property
     def began(self) -> Counts:
         """Index of the update with which each stream's mean most probably changed, if it did."""
-        return self._best[1]
-
-    @property
-    def _best(self) -> tuple[Floats, Counts]:
-        # Computed when it is asked for: most windows are over once `bound` is known.
-        if self._found is None:
-            factors = self._factors()
-            evidence = np.where(self._length > 0, factors.max(axis=0), 1.0)
-            began = self.updates - np.where(self._length > 0, 1 + np.argmax(factors, axis=0), 0)
-            self._found = evidence, began
-        return self._found
-
-    def _squared(self) -> Floats:
-        """Squared t of the latest 1, 2, ... windows, by the degrees of freedom; 0 without so many.
-
-        [LOOK_BACK, streams].
-        """
-        base, count = self._baseline, self._counts
-        mean = self._recent.cumsum(axis=0)
-        within = np.square(self._recent).cumsum(axis=0)
-        mean /= count
-        within -= count * np.square(mean)
-        np.maximum(within, 0.0, out=within)
-        within += self._squares
-        mean -= base.mean
-        squared = np.square(mean)
-        squared *= self._size
-        squared /= within
-        squared[(count > self._length) | (self._upward & (mean <= 0))] = -1.0
-        return np.asarray(squared)
-
-    def _factors(self) -> Floats:
-        """Bayes factors [LOOK_BACK, streams] of the latest 1, 2, ... windows; 0 without so many."""
-        squared = self._squared()
-        half = (self._baseline.windows + self._counts - 1) / 2
-        seen, squared = squared >= 0, np.maximum(squared, 0.0)
-        full = np.log1p(squared)
-        factors = np.zeros_like(squared)
-        for wider in self._wider:
-            log = half * (full - np.log1p(squared / wider)) - np.log(wider) / 2
-            factors += np.exp(np.minimum(log, 600.0)) / len(SIZES)
-        return np.asarray(np.where(seen, factors, 0.0))
+        return np.asarray(self.updates - self._now.lasting[self._place - self._now.first])
 
     @property
     def bound(self) -> float:
         """What no stream's evidence exceeds: that of the size of shift which fits best."""
-        best = np.log1p(np.maximum(self._squared().max(axis=1, initial=0.0), 0.0))
-        log = (self._baseline.windows + self._counts[:, 0] - 1) / 2 * best
-        return float(np.exp(min(float(log.max()), 600.0)))
+        return float(self._now.bound[self._place - self._now.first])
 
     @property
     def combined(self) -> float:
         """The evidence of all streams together, to compare with `run_length`."""
-        return float(self.evidence.mean())
+        return float(self._now.combined[self._place - self._now.first])
 
     @property
     def alarm(self) -> bool:
         """Whether the evidence suffices."""
-        if self._found is None and self.bound < self.run_length:
-            return False
-        return self.combined >= self.run_length
+        return self.bound >= self.run_length and self.combined >= self.run_length
+
+    @property
+    def _now(self) -> Outlook:
+        """What is known after this update and some to come, computed when it is asked for."""
+        if self._outlook is None:
+            first = self._place
+            coming = self._known[first : first + self._at_once - 1]
+            past = self._history[first : first + len(coming) + LOOK_BACK]
+            size = len(coming) + 1
+            recent = np.stack([past[back : back + size] for back in range(LOOK_BACK)][::-1])
+            length = _lengths(self._length, coming)
+            self._outlook = Outlook(self._factors, first, recent, length)
+        return self._outlook
 
     def state(self) -> dict[str, Any]:
         """Everything that `restore` needs, for JSON."""
+        recent = self._history[self._place : self._place + LOOK_BACK][::-1]
         return {
-            "recent": self._recent.tolist(),
+            "recent": recent.tolist(),
             "length": self._length.tolist(),
             "updates": self.updates,
         }
 
     def restore(self, state: Mapping[str, Any]) -> None:
         """Become the detector that gave `state`."""
-        self._recent = np.array(state["recent"], dtype=np.float64)
+        self._history = np.array(state["recent"], dtype=np.float64)[::-1]
         self._length = np.array(state["length"], dtype=np.int64)
+        self._known, self._place, self._outlook = self._known[:0], 0, None
         self.updates = int(state["updates"])
-        self._found = None
+
+
+def _lengths(length: Counts, known: NDArray[np.bool_]) -> Counts:
+    """How many values each stream has had in a row [1 + updates, streams], now and after updates.
+
+    At most `LOOK_BACK`.
+    """
+    number = np.arange(len(known) + 1)[:, None]
+    missing = np.zeros((len(known) + 1, length.size), dtype=np.int64)
+    missing[1:] = np.where(known, 0, number[1:])
+    since = np.maximum.accumulate(missing, axis=0)
+    return np.asarray(np.minimum(number - since + np.where(since > 0, 0, length), LOOK_BACK))

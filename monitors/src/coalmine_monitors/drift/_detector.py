@@ -79,6 +79,7 @@ class DriftDetector:
         }
         self._weights = self._shares(len(parts) - 1)
         self._blamed = np.zeros((len(parts), len(reference.names)), dtype=np.bool_)
+        self._detected = False
         self._onsets: Floats = np.full(self._blamed.shape, np.nan)
         self._idle = dict.fromkeys(parts, 0)
         self._calm: NDArray[np.int64] = np.zeros(self._blamed.shape, dtype=np.int64)
@@ -86,10 +87,10 @@ class DriftDetector:
         self._verdict: Blame | None = None
         self._report: Mapping[str, Any] | None = None
 
-    def _shares(self, segments: int) -> Floats:
+    def _shares(self, segments: int) -> list[float]:
         """The weight [populations] of each one's evidence."""
         whole = 0.0 if self._segments.alone and segments else _WHOLE if segments else 1.0
-        return np.array([whole, *[(1 - whole) / max(segments, 1)] * segments])
+        return [whole, *[(1 - whole) / max(segments, 1)] * segments]
 
     @property
     def columns(self) -> tuple[Column, ...]:
@@ -143,7 +144,7 @@ class DriftDetector:
     @property
     def detected(self) -> bool:
         """Whether there is drift, hysteresis included."""
-        return bool(self._blamed.any())
+        return self._detected
 
     def fits(self, at: Floats) -> int:
         """How many of the rows to come, at record times [n], lie in one window."""
@@ -219,13 +220,14 @@ class DriftDetector:
             self._conclude()
 
     def _conclude(self) -> None:
-        self._idle = {name: count + 1 for name, count in self._idle.items()} | {"": 0}
+        if len(self._idle) > 1:
+            self._idle = {name: count + 1 for name, count in self._idle.items()} | {"": 0}
         self._blame()
         self._verdict = Blame(
             populations=self._populations,
             weights=self._weights,
-            blamed=self._blamed.copy(),
-            onsets=self._onsets.copy(),
+            blamed=self._blamed,
+            onsets=self._onsets,
             segments=self._segments,
             run_length=self._run_length,
             label_shift=self._label_shift,
@@ -237,34 +239,41 @@ class DriftDetector:
 
     def _alarm(self) -> bool:
         tests = [population.test for population in self._populations.values()]
-        shares = self._weights.tolist()
         # No evidence exceeds its bound, which costs less to know.
         for known in ("bound", "combined"):
             parts = [
-                share * getattr(test, known) for share, test in zip(shares, tests, strict=True)
+                share * getattr(test, known)
+                for share, test in zip(self._weights, tests, strict=True)
             ]
             if sum(parts) < self._run_length:
                 return False
         return True
 
     def _blame(self) -> None:
-        """Decide what drifts where: what an alarm names, until it is calm."""
+        """Decide what drifts where: what an alarm names, until it is calm.
+
+        The arrays are made anew when they change: the verdict on a window keeps its own.
+        """
         parts = list(self._populations.values())
         if self._alarm():
-            evidence = self._wide([part.evidence for part in parts]) * self._weights[:, None]
+            evidence = self._wide([part.evidence for part in parts])
+            evidence *= np.array(self._weights)[:, None]
             named = e_benjamini_hochberg(evidence.ravel() * len(parts), level=FALSE_NAMES)
             large = self._wide([part.score >= part.threshold for part in parts]) > 0
             fresh = named.reshape(large.shape) & large & ~self._blamed
+            self._onsets = self._onsets.copy()
             for place, index in np.argwhere(fresh).tolist():
                 self._onsets[place, index] = parts[place].onset(index)
             self._blamed = self._blamed | fresh
-        if not self.detected:
+            self._detected = bool(self._blamed.any())
+        if not self._detected:
             return
         calm = self._wide([part.calm for part in parts]) > 0
         self._calm = np.where(self._blamed & calm, self._calm + 1, 0)
         self._blamed = self._blamed & (self._calm < CALM) & ~self._gone()[:, None]
-        self._onsets[~self._blamed] = np.nan
-        if not self.detected:
+        self._onsets = np.where(self._blamed, self._onsets, np.nan)
+        self._detected = bool(self._blamed.any())
+        if not self._detected:
             # The world is as the reference again: what was learnt before does not count any more.
             self._calm = np.zeros_like(self._calm)
             for part in parts:
@@ -317,6 +326,7 @@ class DriftDetector:
         for name, part in self._populations.items():
             part.restore(state["populations"][name])
         self._blamed = np.array(state["blamed"], dtype=np.bool_)
+        self._detected = bool(self._blamed.any())
         self._onsets = np.array(state["onsets"], dtype=np.float64)
         self._idle = {name: int(state["idle"][name]) for name in self._idle}
         self._calm = np.array(state["calm"], dtype=np.int64)

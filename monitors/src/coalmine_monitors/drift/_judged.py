@@ -33,15 +33,19 @@ class Judged:
 
     @cached_property
     def _coarse(self) -> Counts:
-        return self.reference.coarse(self._fine)
+        # In one order in memory, however many windows there are: sums come out by it.
+        return np.ascontiguousarray(self.reference.coarse(self._fine))
 
     @cached_property
     def present(self) -> Counts:
         """Values [windows, features] that are not missing."""
         return np.asarray(self._fine.sum(axis=-1))
 
-    def _phases(self) -> Iterator[tuple[Against, list[int]]]:
+    def _phases(self) -> Iterator[tuple[Against, list[int] | slice]]:
         """What windows are compared with, and which; not those that there is nothing like."""
+        if not self.reference.season.period:
+            yield self.reference.parts[0], slice(None)
+            return
         found: dict[int, list[int]] = {}
         for place, window in enumerate(self.windows):
             phase = self.reference.season.phase((window.first + window.last) / 2)
@@ -66,11 +70,13 @@ class Judged:
             self._together(places, values[:, own:])
         return values
 
-    def _together(self, places: list[int], values: Floats) -> None:
+    def _together(self, places: list[int] | slice, values: Floats) -> None:
         extra = self.reference.extension
-        samples = [self.windows[place].sample for place in places]
-        known = [sample for sample in samples if sample is not None]
-        if extra is not None and len(known) == len(places):
+        if extra is None:
+            return
+        windows = np.array(self.windows, dtype=object)[places]
+        known = [window.sample for window in windows if window.sample is not None]
+        if len(known) == len(windows):
             values[places] = extra.measure(known)
 
     @cached_property
@@ -97,12 +103,11 @@ class Judged:
 
     def _distance(self, name: str) -> Floats:
         values = np.full((len(self.windows), len(self.reference.columns)), np.nan)
-        own = self.reference.watched.features(name)
+        own = np.isin(np.arange(values.shape[1]), self.reference.watched.features(name))
         for against, places in self._phases():
             fine, coarse = self._fine[places], self._coarse[places]
-            values[np.array(places)[:, None], own] = DISTANCES[name].compute(fine, coarse, against)[
-                :, own
-            ]
+            found = DISTANCES[name].compute(fine, coarse, against)
+            values[places] = np.where(own, found, np.nan)
         return values
 
     @cached_property

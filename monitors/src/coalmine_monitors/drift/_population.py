@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
+from itertools import islice
 from typing import Any, Literal
 
 import numpy as np
@@ -14,8 +15,8 @@ from coalmine_monitors.detectors import LOOK_BACK, ShiftDetector
 from coalmine_monitors.drift._judged import Judged
 from coalmine_monitors.drift._reference import Reference
 from coalmine_monitors.drift._statistics import DISTANCES
-from coalmine_monitors.drift._tumbling import Tumbling
-from coalmine_monitors.sketches import WindowSketch
+from coalmine_monitors.drift._tumbling import Piece, Tumbling
+from coalmine_monitors.sketches import WindowSketch, summaries
 
 __all__ = ["RECENT", "Population"]
 
@@ -75,27 +76,40 @@ class Population:
 
         Many windows are compared at once, so that the present one is only known after the last.
         """
-        taken = 0
-        while taken < len(at):
-            full: list[WindowSketch] = []
-            ends: list[int] = []
-            while taken < len(at) and len(full) < _AT_ONCE:
-                now = float(at[taken])
-                if self._tumbling.over(now, held=self.rows, end=self._end):
-                    full.append(self._whole())
-                    ends.append(taken)
-                self._end = self._tumbling.end(now, end=self._end)
-                size = self.fits(at[taken:])
-                piece = slice(taken, taken + size)
-                self._sketch = self._sketch.after(rows[piece], at[piece])
-                taken += size
-                if self._tumbling.seconds is None and self.rows >= self._tumbling.rows:
-                    full.append(self._whole())
-                    ends.append(taken)
+        pieces = self._tumbling.pieces(at, held=self.rows, end=self._end)
+        # Windows end with as many pieces, give or take one.
+        while group := list(islice(pieces, _AT_ONCE)):
+            full, ends = self._take(rows, at, group)
             judged = Judged(self.reference, full)
+            if full:
+                self.test.expect(judged.values)
             for place, end in enumerate(ends):
                 self._note(judged, place)
                 yield end
+
+    def _take(
+        self, rows: Floats, at: Floats, pieces: Sequence[Piece]
+    ) -> tuple[list[WindowSketch], list[int]]:
+        """The windows that are over with some pieces of the rows, and where each ends."""
+        full: list[WindowSketch] = []
+        ends: list[int] = []
+        known = slice(pieces[0].start, pieces[-1].stop)
+        told = summaries(
+            self._empty.histograms,
+            rows[known],
+            at[known],
+            [piece.stop - known.start for piece in pieces],
+        )
+        for piece, summary in zip(pieces, told, strict=True):
+            if piece.first:
+                full.append(self._whole())
+                ends.append(piece.start)
+            self._sketch = self._sketch.grown(rows[piece.start : piece.stop], summary)
+            self._end = piece.end
+            if piece.full:
+                full.append(self._whole())
+                ends.append(piece.stop)
+        return full, ends
 
     def close(self, at: float) -> bool:
         """Judge the present window if a row at a time, of whatever population, is beyond it."""
@@ -116,7 +130,9 @@ class Population:
 
     def judge(self) -> None:
         """End the present window."""
-        self._note(Judged(self.reference, [self._whole()]), 0)
+        judged = Judged(self.reference, [self._whole()])
+        self.test.expect(judged.values)
+        self._note(judged, 0)
 
     def _whole(self) -> WindowSketch:
         """The present window, which ends."""
@@ -124,11 +140,11 @@ class Population:
         return whole
 
     def _note(self, judged: Judged, place: int) -> None:
-        """Go on by one window."""
+        """Go on by one window, whose values the test expects."""
         self._last = judged, place
         self.windows += 1
         self._starts = [judged.windows[place].first, *self._starts[: LOOK_BACK - 1]]
-        self.test.update(judged.values[place])
+        self.test.advance()
         self._effects[1:] = self._effects[:-1]
         self._effects[0] = judged.effects[place]
 

@@ -2,17 +2,36 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["Tumbling"]
+__all__ = ["Piece", "Tumbling"]
 
 Floats = NDArray[np.float64]
 
 #: Rows looked through at a time for the end of a window.
 _LOOK = 1024
+
+
+@dataclass(frozen=True)
+class Piece:
+    """Some rows that lie in one window."""
+
+    start: int
+    stop: int
+    """Where, in the rows to come, it starts and stops."""
+
+    first: bool
+    """Whether the window before is over with it."""
+
+    full: bool
+    """Whether its own window is over with its last row."""
+
+    end: float
+    """Where the time of its window ends."""
 
 
 @dataclass(frozen=True)
@@ -44,6 +63,21 @@ class Tumbling:
             if beyond.size:
                 return start + int(beyond[0])
         return len(at)
+
+    def pieces(self, at: Floats, *, held: int, end: float) -> Iterator[Piece]:
+        """The rows to come, at times [n], cut where windows end; see `fits`."""
+        start = 0
+        while start < len(at):
+            now = float(at[start])
+            first = self.over(now, held=held, end=end)
+            held, end = (0, -np.inf) if first else (held, end)
+            end = self.end(now, end=end)
+            stop = start + self.fits(at[start:], held=held, end=end)
+            held += stop - start
+            full = self.seconds is None and held >= self.rows
+            yield Piece(start, stop, first, full, end)
+            held, end = (0, -np.inf) if full else (held, end)
+            start = stop
 
     def over(self, at: float, *, held: int, end: float) -> bool:
         """Whether a row at a time is the first of the next window."""

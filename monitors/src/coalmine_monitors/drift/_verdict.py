@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -34,7 +34,7 @@ class Blame:
     populations: Mapping[str, Population]
     """All rows, under the name "", then the segments."""
 
-    weights: Floats
+    weights: Sequence[float]
     """Of their evidence [populations]."""
 
     blamed: NDArray[np.bool_]
@@ -55,8 +55,8 @@ class Blame:
     @property
     def combined(self) -> float:
         """The evidence that is held against the run length."""
-        tests = [part.test.combined for part in self.populations.values()]
-        return float(self.weights @ tests)
+        tests = (part.test.combined for part in self.populations.values())
+        return sum(weight * each for weight, each in zip(self.weights, tests, strict=True))
 
     @property
     def log_evidence(self) -> float:

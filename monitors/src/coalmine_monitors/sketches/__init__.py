@@ -11,7 +11,7 @@ from coalmine_monitors.sketches._histogram import (
     pooled,
 )
 from coalmine_monitors.sketches._quantiles import Quantiles
-from coalmine_monitors.sketches._window import SAMPLE_ROWS, WindowSketch, thinned
+from coalmine_monitors.sketches._window import SAMPLE_ROWS, WindowSketch, summaries, thinned
 
 __all__ = [
     "BINS",
@@ -23,5 +23,6 @@ __all__ = [
     "fine_edges",
     "numeric_edges",
     "pooled",
+    "summaries",
     "thinned",
 ]

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
+
+from coalmine_monitors.sketches._search import lower_bounds
 
 __all__ = ["BINS", "Histograms", "category_edges", "fine_edges", "numeric_edges", "pooled"]
 
@@ -17,8 +20,12 @@ _FINER = 2
 #: Distances of the outer edges from the tenth of the values that lies outside, in the range of the
 #: nine tenths within: what lies far away is told from what lies near, by a factor.
 _BEYOND = np.array([0.25, 0.5, 1.0, 2.0, 4.0, 8.0, 16.0, 32.0])
-#: Rows counted at a time, so that a pass finds in the cache what the last one made.
+#: Rows sorted at a time, and values counted: a pass finds in the cache what the last one made.
 _BLOCK = 4096
+_AT_ONCE = 160_000
+
+#: A part of rows: its number, and where in them it starts and ends.
+_Part = tuple[int, int, int]
 
 Floats = NDArray[np.float64]
 Counts = NDArray[np.int64]
@@ -90,29 +97,45 @@ class Histograms:
 
     def count(self, rows: Floats) -> Counts:
         """Counts [features, width] of rows [n, features]; NaN is not counted."""
-        below = np.zeros((len(self.edges), self.width), dtype=np.int64)
-        for start in range(0, len(rows), _BLOCK):
-            below += self._below(rows[start : start + _BLOCK].T)
-        below[:, 1:] -= below[:, :-1].copy()
+        return np.asarray(self.counts(rows, [len(rows)])[0])
+
+    def counts(self, rows: Floats, ends: Sequence[int]) -> Counts:
+        """Counts [parts, features, width] of each part of the rows, which go up to these ends.
+
+        Many parts are counted at once, since what numpy does costs by the call.
+        """
+        below = np.zeros((len(ends), len(self.edges), self.width), dtype=np.int64)
+        for group in _groups(ends, rows=max(_AT_ONCE // max(len(self.edges), 1), 1)):
+            found = self._below(rows, group)
+            for (part, _, _), each in zip(group, found, strict=True):
+                below[part] += each
+        below[..., 1:] -= below[..., :-1].copy()
         return below
 
-    def _below(self, columns: Floats) -> Counts:
-        """How many values of each of `columns` [features, n] are below each edge [width].
+    def _below(self, rows: Floats, parts: Sequence[_Part]) -> Counts:
+        """How many values of each part's columns [parts, features, width] are below each edge.
 
         Sorting a column and finding the edges in it takes a fraction of the time of finding every
         value among the edges: numpy sorts several values with one instruction, and of those of
         half the size twice as many. Rounding keeps the order of values but for those that become
         equal: where one becomes equal to an edge, the column is looked at again.
         """
+        first = parts[0][1]
+        columns = rows[first : parts[-1][2]].T
         with np.errstate(over="ignore"):  # what is beyond the largest number becomes infinite
             short = columns.astype(np.float32, order="C")
-        short.sort(axis=1)
-        below = np.array(
-            [column.searchsorted(edges) for column, edges in zip(short, self._short, strict=True)]
-        ).reshape(len(short), self.width)
-        beside = short[np.arange(len(short))[:, None], np.minimum(below, short.shape[1] - 1)]
-        for index in np.flatnonzero((beside == self._short).any(axis=1)).tolist():
-            below[index] = self._exactly(index, columns[index], short[index])
+        sizes = np.array([end - start for _, start, end in parts])
+        starts = np.array([start - first for _, start, _ in parts])
+        for start, size in zip(starts.tolist(), sizes.tolist(), strict=True):
+            short[:, start : start + size].sort(axis=1)
+        origins = starts[:, None] + np.arange(len(short)) * short.shape[1]
+        below = lower_bounds(short.ravel(), self._short, origins=origins, sizes=sizes)
+        beside = np.minimum(below, sizes[:, None, None] - 1) + origins[..., None]
+        doubtful = short.take(beside) == self._short
+        if doubtful.any():
+            for place, index in np.argwhere(doubtful.any(axis=2)).tolist():
+                own = slice(starts[place], starts[place] + sizes[place])
+                below[place, index] = self._exactly(index, columns[index, own], short[index, own])
         return below
 
     def _exactly(self, index: int, column: Floats, short: NDArray[np.float32]) -> Counts:
@@ -166,3 +189,22 @@ def pooled(counts: Counts, places: NDArray[np.intp]) -> Counts:
     features = np.arange(places.shape[0])[:, None]
     reached = below[..., features, places]
     return np.asarray(reached[..., 1:] - reached[..., :-1])
+
+
+def _groups(ends: Sequence[int], *, rows: int) -> Iterator[list[_Part]]:
+    """The parts that go up to these ends, cut into pieces, some of which have `rows` together.
+
+    None is empty.
+    """
+    group: list[_Part] = []
+    start = held = 0
+    for part, end in enumerate(ends):
+        while start < end:
+            size = min(end - start, _BLOCK)
+            if group and held + size > rows:
+                yield group
+                group, held = [], 0
+            group.append((part, start, start + size))
+            start, held = start + size, held + size
+    if group:
+        yield group
