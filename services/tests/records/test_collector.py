@@ -118,6 +118,42 @@ async def test_wrong_headers_are_refused(
     assert message in answer.json()["error"]
 
 
+@pytest.mark.parametrize("name", ["true_label", "day", "Model", ""])
+async def test_a_column_that_would_break_readers_is_refused(
+    name: str, client: httpx.AsyncClient, log: RecordLog, make_batch: MakeBatch
+) -> None:
+    batch = make_batch(["a", "b"])
+    answer = await _post(client, _stream(batch.append_column(name, pa.array([1.0, 2.0]))), "e:1-2")
+    assert answer.status_code == 400
+    assert answer.json() == {
+        "error": f"column {name!r} has a name that records keep for themselves"
+    }
+    beside = _stream(batch.append_column("F0", pa.array([1.0, 2.0])))
+    assert (await _post(client, beside, "e:1-2")).status_code == 200
+
+
+@pytest.mark.parametrize(
+    ("column", "value", "told"),
+    [
+        ("model_name", "", "column 'model_name' holds no name"),
+        ("model_version", "__HIVE_DEFAULT_PARTITION__", "column 'model_version' holds no name"),
+        ("time", 2**62, "column 'time' has a year that is not from 1 to 9999"),
+    ],
+)
+async def test_a_value_that_would_break_readers_is_refused(
+    column: str, value: Any, told: str, client: httpx.AsyncClient, make_batch: MakeBatch
+) -> None:
+    batch = make_batch(["a", "b"])
+    index = batch.schema.get_field_index(column)
+    field = batch.schema.field(index)
+    if isinstance(value, int):
+        wrong = pa.array([value, value], pa.int64()).cast(field.type)
+    else:
+        wrong = pa.array([value, value], field.type)
+    answer = await _post(client, _stream(batch.set_column(index, field, wrong)), "e:1-2")
+    assert (answer.status_code, answer.json()) == (400, {"error": told})
+
+
 async def test_labels_are_taken_by_name_and_index(
     client: httpx.AsyncClient, log: RecordLog, make_batch: MakeBatch
 ) -> None:

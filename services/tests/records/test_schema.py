@@ -44,7 +44,7 @@ def test_a_tensor_without_columns_is_not_recorded() -> None:
     assert len(schema) == 14
 
 
-@pytest.mark.parametrize("name", ["status", "row", "true_label", "day"])
+@pytest.mark.parametrize("name", ["status", "row", "true_label", "day", "Model"])
 def test_a_reserved_name_is_refused(name: str) -> None:
     with pytest.raises(SchemaError, match=f"column '{name}' has a name that records keep"):
         record_schema(_one(name))

@@ -34,8 +34,8 @@ from coalmine.records._label_check import check_labels
 from coalmine.records._label_files import label_format, read_labels
 from coalmine.records._log import RecordLog, archive_of, open_log
 from coalmine.records._schema import (
-    RESERVED_COLUMNS,
     class_name,
+    is_reserved,
     label_categories,
     record_schema,
 )
@@ -65,7 +65,6 @@ __all__ = [
     "CALLER_BLOCKS",
     "CALLER_NONE",
     "CALLER_UNKNOWN",
-    "RESERVED_COLUMNS",
     "AnsweredRequest",
     "AnsweredTuple",
     "BatchId",
@@ -100,6 +99,7 @@ __all__ = [
     "class_name",
     "create_collector",
     "drain_spool",
+    "is_reserved",
     "label_archived",
     "label_categories",
     "label_format",

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from coalmine.records._errors import MalformedBatchError
 from coalmine.records._fingerprints import distinct, fingerprints, texts_of
-from coalmine.records._schema import BASE_FIELDS, LATER_FIELDS
+from coalmine.records._schema import BASE_FIELDS, LATER_FIELDS, is_reserved
 from coalmine.records._types import BatchId
 
 __all__ = ["PackedBatch", "pack", "parse_stream", "unpack"]
@@ -31,6 +31,11 @@ _LONGEST_SCHEMA = 64 * 1024
 #: What may stand behind the batch of a stream: nothing, or that this is the end, in two versions.
 _ENDS = (b"", b"\xff\xff\xff\xff\0\0\0\0", b"\0\0\0\0")
 
+#: The latter is how a folder of the archive says that there is none.
+_NO_NAMES = ("", "__HIVE_DEFAULT_PARTITION__")
+#: What has a date, microseconds since the epoch.
+_FIRST_TIME, _LAST_TIME = -62_135_596_800_000_000, 253_402_300_800_000_000
+_BASE = frozenset(field.name for field in BASE_FIELDS)
 _REQUIRED = tuple(field.name for field in BASE_FIELDS if not field.nullable)
 
 
@@ -119,6 +124,8 @@ def _check(batch: pa.RecordBatch) -> bytes:
     for name in ("model_name", "model_version", "arm"):
         if not _is_one(batch.column(name)):
             raise MalformedBatchError(f"column {name!r} must have one value in a batch")
+        if batch.column(name)[0].as_py() in _NO_NAMES:
+            raise MalformedBatchError(f"column {name!r} holds no name")
     return schema
 
 
@@ -148,6 +155,10 @@ def _check_schema(packed: bytes) -> None:
     if len(set(names)) != len(names):
         raise MalformedBatchError("a column is there twice")
     for field in schema:
+        if is_reserved(field.name) and field.name not in _BASE:
+            raise MalformedBatchError(
+                f"column {field.name!r} has a name that records keep for themselves"
+            )
         if not any(is_kind(field.type) for is_kind in _KINDS):
             raise MalformedBatchError(f"column {field.name!r} holds no numbers or strings")
 
@@ -160,6 +171,9 @@ def pack(batch: pa.RecordBatch, batch_id: BatchId | None = None) -> PackedBatch:
             f"{batch_id} has {batch_id.rows} rows, the batch {batch.num_rows}"
         )
     times = _microseconds(batch.column("time"))
+    first, last = int(times.min()), int(times.max())
+    if not _FIRST_TIME <= first <= last < _LAST_TIME:
+        raise MalformedBatchError("column 'time' has a year that is not from 1 to 9999")
     return PackedBatch(
         schema=schema,
         body=_compressed(batch.serialize()),
@@ -167,8 +181,8 @@ def pack(batch: pa.RecordBatch, batch_id: BatchId | None = None) -> PackedBatch:
         model_version=batch.column("model_version")[0].as_py(),
         arm=batch.column("arm")[0].as_py(),
         rows=batch.num_rows,
-        min_time=int(times.min()),
-        max_time=int(times.max()),
+        min_time=first,
+        max_time=last,
         requests=distinct(fingerprints(batch.column("request_id"))).tobytes(),
     )
 

@@ -14,8 +14,8 @@ from coalmine.records._errors import SchemaError
 __all__ = [
     "BASE_FIELDS",
     "LATER_FIELDS",
-    "RESERVED_COLUMNS",
     "class_name",
+    "is_reserved",
     "label_categories",
     "record_schema",
 ]
@@ -41,13 +41,9 @@ BASE_FIELDS: tuple[pa.Field, ...] = (
 #: Those that records of an earlier version do not have.
 LATER_FIELDS = frozenset({"caller_block"})
 
-#: Names no feature or output may have: the columns above, the join's, and the archive's partitions.
-RESERVED_COLUMNS = frozenset(field.name for field in BASE_FIELDS) | {
-    "true_label",
-    "model",
-    "version",
-    "day",
-}
+_OURS = frozenset(field.name for field in BASE_FIELDS) | {"true_label"}
+#: The archive's partitions, which to some of its readers are the same in capitals.
+_PARTITIONS = frozenset({"model", "version", "day"})
 
 _TYPES: dict[str, pa.DataType] = {
     "BOOL": pa.bool_(),
@@ -77,14 +73,24 @@ def record_schema(card: ModelCard) -> pa.Schema:
     fields += _fields(card.inputs, role="feature")
     fields += _fields(card.outputs, role="output")
     for name, count in Counter(field.name for field in fields).items():
-        if count > 1 and name not in RESERVED_COLUMNS:
+        if count > 1 and not is_reserved(name):
             raise SchemaError(
                 f"column {name!r} is there {count} times; records need each name once"
             )
     for field in fields[len(BASE_FIELDS) :]:
-        if field.name in RESERVED_COLUMNS:
+        if is_reserved(field.name):
             raise SchemaError(f"column {field.name!r} has a name that records keep for themselves")
     return pa.schema(fields)
+
+
+def is_reserved(name: str) -> bool:
+    """Whether no feature or output may have this name: that of a column of every record, of the
+    join with labels, of a partition of the archive, or none at all.
+
+    >>> is_reserved("status"), is_reserved("Day"), is_reserved("Status")
+    (True, True, False)
+    """
+    return name in _OURS or name.lower() in _PARTITIONS or not name
 
 
 def label_categories(schema: pa.Schema) -> tuple[str, ...]:

@@ -16,7 +16,7 @@ from coalmine.modeldir import (
     load_card,
 )
 from coalmine.protocol import Signature, TensorSpec
-from coalmine.records import RESERVED_COLUMNS
+from coalmine.records import is_reserved
 from coalmine.serving._errors import ModelLoadError
 from coalmine.serving._pyfunc import MLMODEL, onnx_flavour
 
@@ -90,7 +90,7 @@ def made_up_card(signature: Signature, *, name: str) -> ModelCard:
     taken = Counter(
         column for spec in (*signature.inputs, *signature.outputs) for column in _column_names(spec)
     )
-    free = {column for column, count in taken.items() if count == 1} - RESERVED_COLUMNS
+    free = {column for column, count in taken.items() if count == 1 and not is_reserved(column)}
 
     def tensor(spec: TensorSpec) -> Tensor:
         names = _column_names(spec)
