@@ -202,6 +202,25 @@ async def test_a_burst_that_fits_the_spool_is_shipped_whole_in_large_deliveries(
     assert sorted(sizes)[len(sizes) // 2] >= 10_000
 
 
+async def test_what_fills_the_spool_is_shipped_before_the_next_time_comes(
+    tmp_path: Path,
+    card: ModelCard,
+    make_record: MakeRecord,
+    collector: Any,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """At 300 MB/s a spool is full before a second is over."""
+    monkeypatch.setattr("coalmine.records._shipper._LINGER", 600.0)
+    monkeypatch.setattr("coalmine.records._shipper._LONGEST_LINGER", 600.0)
+    emitter = emitter_of(tmp_path / "spool", collector.url, card, max_bytes=200_000)
+    async with started(emitter):
+        for number in range(100):
+            emitter.emit(make_record(f"r{number}", rows=100))
+            await until(lambda: emitter.stats().pending_rows < 1_500, seconds=60.0)
+    stats = emitter.stats()
+    assert (stats.acknowledged_rows, stats.dropped_rows) == (10_000, 0)
+
+
 async def test_many_threads_emit_at_once(
     tmp_path: Path, card: ModelCard, make_record: MakeRecord, collector: Any, read_ids: ReadIds
 ) -> None:

@@ -99,12 +99,13 @@ class RecordEmitter:
         The tensors hold the rows of all requests, one after another; a request is told as
         `AnsweredRequest` or as the plain tuple of the same values.
         """
+        if self._spool.is_full:  # a frame would be made for nothing
+            self._spool.drop("spool_full", _rows_of(requests))
+            return
         try:
             made = self._layout.encode_batch(requests, inputs, outputs, batch_rows=batch_rows)
         except Exception:
-            self._spool.drop(
-                "malformed", sum([max(rows, 1) for _, _, _, _, rows, _, _ in requests])
-            )
+            self._spool.drop("malformed", _rows_of(requests))
         else:
             self._spool.append(made, header=self._header)
 
@@ -128,6 +129,10 @@ def drain_spool(spool_dir: Path, sink_url: str, *, timeout: float) -> SpoolStats
     shipper.stop(timeout)
     spool.close()
     return spool.stats()
+
+
+def _rows_of(requests: Sequence[AnsweredTuple]) -> int:
+    return sum([max(rows, 1) for _, _, _, _, rows, _, _ in requests])
 
 
 def _rows(record: InferenceRecord) -> int:

@@ -22,8 +22,8 @@ SUFFIX = ".frames"
 SPARE = ".spare"
 #: What is shipped at once, about: large, since a delivery costs the server the same for any size;
 #: bounded, since the other side holds all of it while it is decoded.
-_CHUNK_BYTES = 2 * 1024**2
-_CHUNK_ROWS = 32 * 1024
+_CHUNK_BYTES = 4 * 1024**2
+_CHUNK_ROWS = 64 * 1024
 #: Bytes for which a call of the system costs less than to touch their pages one by one.
 _LARGE = 16 * 1024
 

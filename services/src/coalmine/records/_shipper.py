@@ -51,6 +51,7 @@ class Shipper:
         A thread caught while connecting is left behind: it ends by itself, without another effect.
         """
         self._draining.set()
+        self._spool.filling.set()
         if not self._thread.is_alive():
             return
         self._thread.join(timeout)
@@ -62,6 +63,7 @@ class Shipper:
         failures = 0
         while not self._stopped.is_set():
             began = time.thread_time()
+            self._spool.filling.clear()
             try:
                 done = self._ship_all()
             except Exception:
@@ -74,7 +76,9 @@ class Shipper:
             if done and self._draining.is_set():
                 break
             worked = time.thread_time() - began
-            self._draining.wait(min(max(_LINGER, _LINGER_SHARE * worked), _LONGEST_LINGER))
+            if not self._draining.is_set():
+                linger = min(max(_LINGER, _LINGER_SHARE * worked), _LONGEST_LINGER)
+                self._spool.filling.wait(linger)
         self._sink.close()
 
     def _ship_all(self) -> bool:

@@ -43,9 +43,9 @@ from coalmine.records._types import SpoolStats
 
 __all__ = ["Spool", "spool_stats"]
 
-_SEGMENT_BYTES = 2 * 1024**2
+_SEGMENT_BYTES = 4 * 1024**2
 #: Bytes of segments that were shipped and are kept to be written over.
-_AT_HAND = 32 * _SEGMENT_BYTES
+_AT_HAND = 16 * _SEGMENT_BYTES
 
 
 class Spool:
@@ -70,6 +70,8 @@ class Spool:
         self._bytes = sum(segment.room for segment in self._segments)
         self._active: Segment | None = None
         self._spares: list[Path] = []
+        self.filling = threading.Event()
+        """Set when so much waits that it should be shipped now."""
 
     def append(self, added: Frame, *, header: Frame | None = None) -> None:
         """Keep one frame, or count its rows as dropped. Does not raise."""
@@ -96,6 +98,11 @@ class Spool:
         """Count rows that never came as far as a frame."""
         with self._mutex:
             self._drop(reason, rows)
+
+    @property
+    def is_full(self) -> bool:
+        """Whether the next frame would be dropped; need not be right to the last byte."""
+        return self._active is None and self._bytes + self._segment_bytes > self._max_bytes
 
     @property
     def is_behind(self) -> bool:
@@ -198,6 +205,8 @@ class Spool:
         self._active = segment
         self._segments.append(segment)
         self._bytes += segment.room
+        if 2 * self._bytes > min(self._max_bytes, _AT_HAND // 2):
+            self.filling.set()
         return segment
 
     def _drop(self, reason: str, rows: int) -> None:

@@ -24,6 +24,14 @@ class Steps:
     predicted: float
     ended: float
 
+    @classmethod
+    def joined(cls, parts: Sequence[Steps]) -> Steps:
+        """As long as those of all parts, which followed each other, together."""
+        began = parts[0].began
+        preprocessed = began + sum([part.preprocessed - part.began for part in parts])
+        predicted = preprocessed + sum([part.predicted - part.preprocessed for part in parts])
+        return cls(began, preprocessed, predicted, parts[-1].ended)
+
 
 @dataclass(frozen=True, slots=True)
 class Computed:
@@ -38,6 +46,21 @@ class Computed:
 
     steps: Steps | None = None
     """None without a transformer."""
+
+    @classmethod
+    def joined(cls, parts: Sequence[Computed]) -> Computed:
+        """The rows of all parts, one part's after another's."""
+        if len(parts) == 1:
+            return parts[0]
+        steps = [part.steps for part in parts if part.steps is not None]
+        outputs = _concatenated([part.outputs for part in parts])
+        same = all(part.predictions is part.outputs for part in parts)
+        return cls(
+            _concatenated([part.features for part in parts]),
+            outputs if same else _concatenated([part.predictions for part in parts]),
+            outputs,
+            Steps.joined(steps) if len(steps) == len(parts) else None,
+        )
 
     def rows(self, start: int, stop: int) -> Computed:
         """The share of some rows."""
@@ -159,21 +182,48 @@ class Batch:
         return Computed(features, predictions, outputs, self.computed.steps)
 
 
-def run_batch(compute: Callable[[Tensors], Computed], tickets: Sequence[Ticket]) -> list[Batch]:
+def run_batch(
+    compute: Callable[[Tensors], Computed],
+    tickets: Sequence[Ticket],
+    *,
+    piece_rows: int | None = None,
+) -> list[Batch]:
     """Run the tickets together, or each alone if that fails.
 
-    One request that the model cannot take must not fail the others it happened to meet.
+    One request that the model cannot take must not fail the others it happened to meet. With
+    `piece_rows` the model is given no more rows than that at once, or those of one ticket.
     """
     if len(tickets) > 1:
         rows = sum([ticket.rows for ticket in tickets])
+        pieces = (
+            [tickets] if piece_rows is None or rows <= piece_rows else _cut(tickets, piece_rows)
+        )
         try:
-            computed = compute(_join(tickets))
-            _check(computed, rows)
+            computed = Computed.joined([_run(compute, piece) for piece in pieces])
         except Exception:
             pass
         else:
             return [Batch(tickets, rows, computed)]
     return [_alone(compute, ticket) for ticket in tickets]
+
+
+def _cut(tickets: Sequence[Ticket], rows: int) -> list[list[Ticket]]:
+    """Tickets that follow each other, up to so many rows, or one alone."""
+    pieces: list[list[Ticket]] = [[]]
+    room = rows
+    for ticket in tickets:
+        if ticket.rows > room and pieces[-1]:
+            pieces.append([])
+            room = rows
+        pieces[-1].append(ticket)
+        room -= ticket.rows
+    return pieces
+
+
+def _run(compute: Callable[[Tensors], Computed], tickets: Sequence[Ticket]) -> Computed:
+    computed = compute(_join(tickets))
+    _check(computed, sum([ticket.rows for ticket in tickets]))
+    return computed
 
 
 def _alone(compute: Callable[[Tensors], Computed], ticket: Ticket) -> Batch:
@@ -184,10 +234,13 @@ def _alone(compute: Callable[[Tensors], Computed], ticket: Ticket) -> Batch:
 
 
 def _join(tickets: Sequence[Ticket]) -> Tensors:
-    return {
-        name: np.concatenate([ticket.tensors[name] for ticket in tickets])
-        for name in tickets[0].tensors
-    }
+    if len(tickets) == 1:
+        return tickets[0].tensors
+    return _concatenated([ticket.tensors for ticket in tickets])
+
+
+def _concatenated(parts: Sequence[Tensors]) -> Tensors:
+    return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
 
 
 def _check(computed: Computed, rows: int) -> None:

@@ -34,6 +34,10 @@ from coalmine.serving._queue import TicketQueue
 
 __all__ = ["BatchLimits", "Batcher"]
 
+#: What a small network is given at once in place: what it makes of more rows does not stay in the
+#: core's own cache, and drives out of it the rows themselves and all that follows a batch.
+_PIECE_ROWS = 1024
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BatchLimits:
@@ -195,7 +199,7 @@ class Batcher:
             if not tickets:
                 continue
             if inline:
-                self._done(now, run_batch(self._compute, tickets))
+                self._done(now, run_batch(self._compute, tickets, piece_rows=_PIECE_ROWS))
             else:
                 for ticket in tickets:
                     _watch(ticket, now, loop)
