@@ -36,7 +36,7 @@ CREATE TABLE IF NOT EXISTS history (
 """
 _BUSY_SECONDS = 10.0
 #: Raised whenever a monitor's state changes its form.
-_FORMAT = 7
+_FORMAT = 8
 #: What is shown rather than computed with: it outlives a change of form.
 _SHOWN = ("incidents", "history")
 

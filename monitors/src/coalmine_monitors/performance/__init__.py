@@ -4,12 +4,8 @@ from __future__ import annotations
 
 from coalmine_monitors.performance._accuracy import AccuracyDetector
 from coalmine_monitors.performance._app import create_performance_app
-from coalmine_monitors.performance._estimate import (
-    Calibration,
-    Estimate,
-    EstimateCheck,
-    Expected,
-)
+from coalmine_monitors.performance._check import EstimateCheck
+from coalmine_monitors.performance._estimate import Calibration, Estimate, Expected
 from coalmine_monitors.performance._join import Scored
 from coalmine_monitors.performance._schema import (
     Block,

@@ -8,7 +8,7 @@ performance estimation, CBPE).
 That is true as long as the classes still follow from the features as they did: a shift of the
 features moves the confidence too, and is accounted for; another meaning of the same features
 (concept drift) is not seen at all. So every estimate comes with an interval, which holds while
-nothing of that kind happens, and with whether the labels that came since agree (`EstimateCheck`).
+nothing of that kind happens, and with whether the labels that came since agree (`_check.py`).
 
 Sources: Guillory et al., "Predicting with confidence on unseen distributions", 2021; Bialek et al.,
 "Estimating model performance under covariate shift without labels", 2024.
@@ -16,21 +16,20 @@ Sources: Guillory et al., "Predicting with confidence on unseen distributions", 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 from scipy import stats
-from scipy.special import rel_entr
 
 from coalmine.modeldir import Column, ModelCard
 from coalmine_monitors._rows import matrix
+from coalmine_monitors.performance._alternatives import Alternatives
 from coalmine_monitors.performance._curve import best_curve, temper, temperature_of
 
-__all__ = ["Calibration", "Estimate", "EstimateCheck", "Expected"]
+__all__ = ["Calibration", "Estimate", "Expected"]
 
 #: The column of a reference that holds the true class.
 TRUE_LABEL = "true_label"
@@ -40,17 +39,6 @@ _WINDOWS = 40
 _SMALLEST_WINDOW = 50
 _SMALLEST_REFERENCE = 500
 _LEVEL = 0.95
-#: Labelled rows that are taken together, when labels are compared with what was expected of them.
-CHECKED_ROWS = 125
-#: The latest so many groups are looked at, 1, 2, ... at a time: much is wrong with few rows, little
-#: with more.
-_LOOK_BACK = 8
-#: How far off, in standard errors, labels contradict the estimates. Of one look that is one in ten
-#: thousand; the eight share rows, so that estimates which are right are doubted once in some 2,500
-#: groups.
-_CONTRADICTED = 3.9
-#: How far off, over so many groups, they agree again.
-_AGREED, _AGREEING = 2.0, 4
 #: Rows that may always be off by luck, however sure the model was.
 _LUCK = 0.25
 
@@ -104,6 +92,9 @@ class Calibration:
 
     quantile: float
 
+    alternatives: Alternatives
+    """How an estimate is wrong, if it is."""
+
     @classmethod
     def fit(cls, reference: pa.Table, card: ModelCard) -> Calibration | None:
         """Calibrate on a reference in time order; None if its model says no chances.
@@ -139,6 +130,13 @@ class Calibration:
             effect=effect,
             error=float(np.sqrt(effect * usual * size / len(said))),
             quantile=float(stats.t.ppf((1 + _LEVEL) / 2, windows - 1)),
+            alternatives=Alternatives.fit(
+                held_out,
+                correct,
+                answer[known].astype(np.int64),
+                classes=len(classes.categories or ()),
+                window=size,
+            ),
         )
 
     def chances(self, rows: pa.RecordBatch | pa.Table) -> Floats:
@@ -154,81 +152,10 @@ class Calibration:
         half = self.quantile * self._deviation(expected) / expected.rows
         return Estimate(accuracy, max(accuracy - half, 0.0), min(accuracy + half, 1.0))
 
-    def distance(self, expected: Expected, correct: int) -> float:
-        """How many standard errors the right answers are off; without a sign.
-
-        By the signed root of the deviance, as the errors of a model that is hardly ever wrong are
-        few, and by no means normal. Rows that are wrong together count for fewer.
-        """
-        rows, luck = expected.rows, _LUCK / expected.rows
-        share = min(max(expected.right / rows, luck), 1 - luck)
-        seen = correct / rows
-        deviance = 2 * rows * (rel_entr(seen, share) + rel_entr(1 - seen, 1 - share))
-        alone = rows * share * (1 - share)
-        return float(np.sqrt(max(deviance, 0.0) * alone) / self._deviation(expected))
-
     def _deviation(self, expected: Expected) -> float:
         """Standard deviation of the number of right answers; one may always be off by luck."""
         chance = max(self.effect * expected.variance, _LUCK)
         return float(np.sqrt(chance + (expected.rows * self.error) ** 2))
-
-
-class EstimateCheck:
-    """Whether the labels that come agree with what was expected of their rows.
-
-    Labels come in groups of `CHECKED_ROWS`, and the latest 1, 2, ... groups are looked at together,
-    so that much is noticed at once and less a little later.
-    """
-
-    def __init__(self, calibration: Calibration) -> None:
-        self._calibration = calibration
-        self._expected = Expected()
-        self._correct = 0
-        self._groups: tuple[tuple[Expected, int], ...] = ()
-        """What was expected and what came, the latest last, since the last verdict."""
-        self.valid = True
-        """False while labels contradict the estimates."""
-
-    def update(self, *, chance: float, correct: bool) -> None:
-        """Take the next labelled row, in the order in which labels arrive."""
-        self._expected = self._expected.plus(Expected(1, chance, chance * (1 - chance)))
-        self._correct += correct
-        if self._expected.rows < CHECKED_ROWS:
-            return
-        self._groups = (*self._groups, (self._expected, self._correct))[-_LOOK_BACK:]
-        self._expected, self._correct = Expected(), 0
-        off = self._distances()
-        if self.valid:
-            changed = max(off) > _CONTRADICTED
-        else:
-            changed = len(off) >= _AGREEING and max(off[_AGREEING - 1 :]) < _AGREED
-        if changed:
-            self.valid, self._groups = not self.valid, ()
-
-    def _distances(self) -> list[float]:
-        """Of the latest 1, 2, ... groups together."""
-        off, expected, correct = [], Expected(), 0
-        for more, right in reversed(self._groups):
-            expected, correct = expected.plus(more), correct + right
-            off.append(self._calibration.distance(expected, correct))
-        return off
-
-    def state(self) -> dict[str, Any]:
-        """Everything that `restore` needs, for JSON."""
-        return {
-            "expected": self._expected,
-            "correct": self._correct,
-            "groups": self._groups,
-            "valid": self.valid,
-        }
-
-    def restore(self, state: Mapping[str, Any]) -> None:
-        """Become the check that gave `state`."""
-        self._expected = Expected(*state["expected"])
-        self._correct = int(state["correct"])
-        groups = state.get("groups", ())
-        self._groups = tuple((Expected(*expected), int(correct)) for expected, correct in groups)
-        self.valid = bool(state["valid"])
 
 
 def _outputs(card: ModelCard) -> tuple[Column, tuple[Column, ...]] | None:

@@ -12,12 +12,8 @@ import pyarrow as pa
 from coalmine_monitors._rows import answered, times
 from coalmine_monitors._versions import batch_arm, batch_version
 from coalmine_monitors.performance._blocks import MAX_AGE, first_block
-from coalmine_monitors.performance._estimate import (
-    Calibration,
-    Estimate,
-    EstimateCheck,
-    Expected,
-)
+from coalmine_monitors.performance._check import EstimateCheck
+from coalmine_monitors.performance._estimate import Calibration, Estimate, Expected
 from coalmine_monitors.performance._join import Cell
 from coalmine_monitors.performance._schema import Block
 

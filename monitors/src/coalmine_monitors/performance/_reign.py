@@ -11,7 +11,8 @@ from coalmine.incidents import Incident
 from coalmine.spec import PerformanceSpec
 from coalmine_monitors._incidents import Finding, close, follow
 from coalmine_monitors.performance._accuracy import AccuracyDetector
-from coalmine_monitors.performance._estimate import Calibration, EstimateCheck
+from coalmine_monitors.performance._check import EstimateCheck
+from coalmine_monitors.performance._estimate import Calibration
 from coalmine_monitors.performance._join import Scored
 from coalmine_monitors.performance._objective import Objective
 from coalmine_monitors.performance._tasks import Task
@@ -92,8 +93,8 @@ class Reign:
         self, row: Scored, *, model: str, task: Task | None, onset: Callable[[Scored], float]
     ) -> Incident | None:
         """Take the next labelled row; returns the incident if that changed it."""
-        if self.check is not None and row.chance is not None:
-            self.check.update(chance=row.chance, correct=row.correct)
+        if self.check is not None and row.chance is not None and row.joined is not None:
+            self.check.update(chance=row.chance, correct=row.correct, klass=row.joined.klass)
         detector, objective = self.detector, self.objective
         if detector is None or objective is None or row.joined is None:
             return None

@@ -11,7 +11,8 @@ from prometheus_client.core import Metric
 from coalmine.incidents import Incident
 from coalmine_monitors._metrics import counter, gauge, incident_metrics
 from coalmine_monitors.performance._blocks import read_blocks
-from coalmine_monitors.performance._estimate import Calibration, EstimateCheck
+from coalmine_monitors.performance._check import EstimateCheck
+from coalmine_monitors.performance._estimate import Calibration
 from coalmine_monitors.performance._estimates import Estimates, read_expected
 from coalmine_monitors.performance._intervals import Level
 from coalmine_monitors.performance._reign import Reign
