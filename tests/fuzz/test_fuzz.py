@@ -189,7 +189,7 @@ def sockets(target: Target, count: int) -> None:
     rng, port = random.Random(SEED + 2), target.server.port
 
     def one() -> tuple[int, Manner]:
-        ending = "half-close" if rng.random() < 0.8 else "listen"
+        ending = "half-close" if rng.random() < 0.5 else "listen"
         return port, Manner((garbage.http1(rng),), ending=ending)
 
     target.run(count, lambda some: target.crowd([one() for _ in range(some)]))
@@ -229,8 +229,11 @@ def stalling(target: Target, count: int) -> None:
     rng, port = random.Random(SEED + 6), target.server.port
 
     def some(number: int) -> None:
-        for answer in target.crowd([(port, slow.stalled(rng)) for _ in range(number)]):
-            assert answer.startswith(b"HTTP/1.1 408 "), answer
+        manners = [slow.stalled(rng) for _ in range(number)]
+        answers = target.crowd([(port, manner) for manner in manners])
+        for manner, answer in zip(manners, answers, strict=True):
+            # `P` may have been meant for HTTP/2, which has no such words.
+            assert answer.startswith(b"HTTP/1.1 408 ") or manner.sent == b"P", (answer, manner)
 
     target.run(count, some, chunk=CROWD)
 

@@ -160,7 +160,7 @@ def exchange(port: int, manner: Manner) -> bytes:
             if ending == "half-close":
                 connection.shutdown(socket.SHUT_WR)
             elif ending == "listen":
-                connection.settimeout(0.05)
+                connection.settimeout(0.2)
             elif ending == "reset":
                 connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
             while ending not in ("leave", "reset") and (chunk := connection.recv(1 << 16)):

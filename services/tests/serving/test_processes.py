@@ -115,6 +115,18 @@ def test_a_killed_process_is_replaced(start_two: Any, models: Path, kind: str) -
     assert "process 0 ended (signal SIGKILL)" in served.text()
 
 
+def test_a_process_that_is_killed_while_it_starts_is_replaced(start: Any, models: Path) -> None:
+    served = start(models, "--processes", "2")  # as soon as the first one serves
+    wait_for(lambda: len(children(served)) == 2)
+    victim = children(served)[1]
+    victim.kill()
+    wait_for(lambda: f"ready: 2 processes at {served.url}" in served.text())
+    wait_for(lambda: two_ready(served))
+    assert victim.pid not in [child.pid for child in children(served)]
+    assert metric(served, "coalmine_server_process_restarts_total") == 1
+    assert served.stop() == 0
+
+
 @BOTH
 def test_a_load_is_for_all_processes(
     start_two: Any, models: Path, kind: str, write_adder: Callable[..., None]
@@ -142,7 +154,10 @@ def test_a_load_is_for_all_processes(
     assert everywhere(served, "many") == {(30.0, "3")}
     for _ in range(MANY):
         listed = {entry["name"]: entry for entry in httpx.post(f"{repository}/index").json()}
-        assert "ONNX Runtime cannot load it" in listed["many"]["reason"], "in all of them"
+        assert listed["many"]["reason"].startswith("version 4: "), (
+            "in the same words in all of them"
+        )
+        assert "ONNX Runtime cannot load it" in listed["many"]["reason"]
     assert metric(served, 'coalmine_model_load_failures_total{model_name="many"}') == 1
 
     children(served)[1].kill()

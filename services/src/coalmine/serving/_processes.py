@@ -110,12 +110,19 @@ class _Supervisor:
             stopping.cancel()
 
     async def _keep(self, member: Member, started: asyncio.Event) -> None:
-        """Start a process, again when it dies; returns when it cannot start the first time."""
+        """Start a process, again when it dies; returns when it cannot start the first time.
+
+        One that is killed while it starts may do better the next time, and the others serve.
+        """
         failures = 0
         while True:
             since = SYSTEM_CLOCK.monotonic()
             status = await self._live(member, started)
-            if self._stopping.is_set() or not started.is_set():
+            if self._stopping.is_set():
+                return
+            if not started.is_set() and (status >= 0 or member is self._members[0]):
+                if status < 0:  # else it has said why
+                    _log.error("process %d ended before it served (%s)", member.index, _how(status))
                 return
             failures = 0 if SYSTEM_CLOCK.monotonic() - since > _HEALTHY else failures + 1
             delay = 0.0 if failures == 0 else min(_LAST_DELAY, _FIRST_DELAY * 2 ** (failures - 1))

@@ -175,7 +175,7 @@ class Repository:
             raise
         except Exception as error:
             self.fail(name, _reason(error))
-            raise ModelLoadError(f"failed to load {name!r}: {_reason(error)}") from error
+            raise ModelLoadError(_failed(name) + _reason(error)) from error
 
     async def prepare(self, plan: Plan) -> Prepared:
         """Load and warm up beside what serves; ModelLoadError, kept as the model's reason."""
@@ -188,9 +188,9 @@ class Repository:
             await self._loader.start()
             return prepared
         except Exception as error:
-            reason = _reason(error)
-            self.fail(plan.name, f"version {plan.version}: {reason}")
-            raise ModelLoadError(f"failed to load {plan.name!r}: {reason}") from error
+            reason = f"version {plan.version}: {_reason(error)}"
+            self.fail(plan.name, reason)
+            raise ModelLoadError(_failed(plan.name) + reason) from error
 
     def prepare_now(self, plan: Plan) -> Prepared:
         """The same in this thread, without keeping the reason."""
@@ -224,9 +224,9 @@ class Repository:
             prepared.servable.close()
 
     def note(self, name: str, reason: str) -> None:
-        """Keep why another process could not load a model."""
+        """Keep why another process could not load a model, in the words that it keeps."""
         slot = self._slots.get(name, Slot(name))
-        self._set(replace(slot, reason=reason))
+        self._set(replace(slot, reason=reason.removeprefix(_failed(name))))
 
     def fail(self, name: str, reason: str) -> None:
         """Keep why a load failed; what serves goes on."""
@@ -346,6 +346,10 @@ async def _close_when_idle(servable: Servable) -> None:
     while not servable.is_idle:
         await asyncio.sleep(_RETIRE_POLL)
     await asyncio.to_thread(servable.close)
+
+
+def _failed(name: str) -> str:
+    return f"failed to load {name!r}: "
 
 
 def _reason(error: Exception) -> str:
