@@ -362,6 +362,21 @@ async def test_a_window_is_scored_when_its_labels_are_mature(
     assert all(window["metrics"]["accuracy"]["value"] > 0.7 for window in scored)
 
 
+async def test_labels_may_take_longer_to_mature_than_windows_are_kept(
+    world: Any, make_service: Any, run_app: Any
+) -> None:
+    world.deploy()
+    service = make_service(performance={"maturity": "20d"})
+    world.label(world.send(100, right=0.9))
+    world.now += 20.5 * 86_400
+    world.send(1)
+    async with run_app(app_of(world, service)) as client:
+        shown = await client.settled("/v1/performance")
+    scored = [window for window in shown["windows"] if window["mature"]]
+    assert sum(window["labelled"] for window in scored) == 800
+    assert all(window["metrics"]["accuracy"]["value"] > 0.7 for window in scored)
+
+
 async def judged(client: Any) -> Any:
     """The incidents once all that was sent, to the last record, is judged."""
     for _ in range(300):

@@ -88,6 +88,10 @@ def test_every_mistake_is_told_with_line_key_found_and_allowed(tmp_path: Path) -
         ),
         (MINIMAL + "features: [{name: a}, {name: a}]\n", "listed more than once: a"),
         (MINIMAL + "features: [{name: a, range: [3, 2]}]\n", "the lower limit comes first"),
+        (
+            MINIMAL + "monitors: {performance: {maturity: 45d}}\n",
+            "monitors.performance.maturity: 45 days: at most 30d",
+        ),
         (MINIMAL + "transformer: not-a-path\n", "transformer"),
         ("name: m\nmodel: {uri: 'file:m', threads: -1}\n", "model.threads"),
         ("name: m\nmodel: {uri: 'file:m', providers: [gpu]}\n", "model.providers"),

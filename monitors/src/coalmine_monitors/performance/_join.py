@@ -18,6 +18,7 @@ from coalmine.arms import Arm
 from coalmine.records import Label
 
 __all__ = [
+    "MAX_ROWS",
     "TABLES",
     "Answer",
     "Cell",
@@ -268,14 +269,18 @@ def _pairs(
         yield cell, (bool(row.correct), bool(other.correct))
 
 
-def forget(connection: sqlite3.Connection, *, newest: float) -> None:
-    """Delete answers and labels that have waited too long, or are too many."""
+def forget(connection: sqlite3.Connection, *, newest: float) -> int:
+    """Delete answers and labels that have waited too long, or are too many.
+
+    Returns how many answers were deleted for being too many.
+    """
     connection.execute("DELETE FROM answers WHERE time < ?", (newest - MAX_AGE,))
-    connection.execute(
+    crowded = connection.execute(
         "DELETE FROM answers WHERE time <"
         " (SELECT time FROM answers ORDER BY time DESC LIMIT 1 OFFSET ?)",
         (MAX_ROWS,),
-    )
+    ).rowcount
     connection.execute(
         "DELETE FROM labels WHERE offset <= (SELECT max(offset) FROM labels) - ?", (MAX_ROWS,)
     )
+    return crowded

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import sqlite3
 from collections.abc import Sequence
 from dataclasses import replace
@@ -34,7 +35,14 @@ from coalmine_monitors.performance._estimates import (
     add_expected,
     forget_expected,
 )
-from coalmine_monitors.performance._join import Answer, Scored, forget, join, score_by_block
+from coalmine_monitors.performance._join import (
+    MAX_ROWS,
+    Answer,
+    Scored,
+    forget,
+    join,
+    score_by_block,
+)
 from coalmine_monitors.performance._maturity import matured, wait
 from coalmine_monitors.performance._objective import Objective, objective_of
 from coalmine_monitors.performance._position import Position
@@ -57,6 +65,8 @@ __all__ = ["PerformanceMonitor"]
 REIGNS = 8
 #: Rows, and labels, read at a time.
 READ_ROWS = 20_000
+_log = logging.getLogger(__name__)
+
 #: Seconds of record time between two rounds of forgetting what is too old.
 TIDY = 60.0
 #: Seconds of record time that the search for an onset looks back.
@@ -216,14 +226,7 @@ class PerformanceMonitor:
             )
             self._judge(connection, due, changed=changed)
             if tidy:
-                forget(connection, newest=position.tidied)
-                forget_callers(connection, newest=position.tidied)
-                forget_blocks(connection, newest=position.tidied, block_s=self._block_s)
-                forget_predictions(
-                    connection, oldest=position.tidied - MAX_AGE, block_s=self._block_s
-                )
-                forget_expected(connection, newest=position.tidied, block_s=self._block_s)
-                forget_scores(connection, newest=position.tidied, block_s=self._block_s)
+                self._tidy(connection, newest=position.tidied)
             put_incidents(connection, changed.values())
             cursors = dict(self._saved.cursors)
             cursors |= cursors_of("records", taken)
@@ -255,6 +258,21 @@ class PerformanceMonitor:
             calibration=self.calibrations.of(version),
         )
         self._reigns = [*self._reigns, reign][-REIGNS:]
+
+    def _tidy(self, connection: sqlite3.Connection, *, newest: float) -> None:
+        """Forget what is too old, counted from when it is mature: nobody saw its score before."""
+        mature, block_s = newest - self._spec.maturity, self._block_s
+        if forget(connection, newest=mature) and self._spec.maturity:
+            _log.warning(
+                "performance: more than %s answers within monitors.performance.maturity: the oldest"
+                " are forgotten before they are mature, and not scored; give a shorter time",
+                f"{MAX_ROWS:,}",
+            )
+        forget_callers(connection, newest=newest)
+        forget_blocks(connection, newest=mature, block_s=block_s)
+        forget_predictions(connection, oldest=mature - MAX_AGE, block_s=block_s)
+        forget_expected(connection, newest=mature, block_s=block_s)
+        forget_scores(connection, newest=mature, block_s=block_s)
 
     def _due(
         self, connection: sqlite3.Connection, fresh: list[Scored], *, until: float | None

@@ -87,6 +87,9 @@ class DriftSpec(_Spec):
         return names
 
 
+_LONGEST_MATURITY = 30 * 86_400.0
+
+
 class PerformanceSpec(_Spec):
     """The performance monitor."""
 
@@ -108,7 +111,17 @@ class PerformanceSpec(_Spec):
     maturity: Duration = 0.0
     """Age from which a record counts as labelled for good: until then its window is not scored and
     no alarm made of it, since what fails early is labelled first. 0: labels come in any order, each
-    is as good."""
+    is as good. At most 30 days: all answers of that time wait in the monitor's state."""
+
+    @field_validator("maturity")
+    @classmethod
+    def _answers_wait_so_long(cls, maturity: float) -> float:
+        if maturity > _LONGEST_MATURITY:
+            raise ValueError(
+                f"{maturity / 86_400:g} days: at most 30d, since every answer waits so long in the "
+                "monitor's state; where most labels are there earlier, give that time"
+            )
+        return maturity
 
     @model_validator(mode="after")
     def _margin_fits(self) -> PerformanceSpec:
