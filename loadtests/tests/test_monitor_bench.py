@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import json
 import math
+import signal
+import sys
+import time
 from pathlib import Path
 
 import numpy as np
+import psutil
 import pytest
 from rich.console import Console
 
@@ -113,6 +118,49 @@ def test_what_a_detector_cannot_do_is_said(tmp_path: Path) -> None:
 def test_wrong_names_are_told(change: dict[str, tuple[str, ...]], message: str) -> None:
     with pytest.raises(MonitorBenchError, match=message):
         run_monitor_bench(MonitorBenchOptions(**change), console=QUIET)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("command", "processes"),
+    [
+        (["monitors", "--part", "nulls", "--peer", "coalmine", "--output", "found.json"], 1),
+        (["rollout", "--runs", "100000", "--processes", "2", "--json", "found.json"], 2),
+    ],
+    ids=["monitors", "rollout"],
+)
+@pytest.mark.slow  # the whole command, with its processes
+def test_interrupted_a_benchmark_says_so_and_leaves_nothing_behind(
+    command: list[str], processes: int, tmp_path: Path
+) -> None:
+    """To the process alone, as a supervisor does; a terminal tells all of its processes."""
+    document = tmp_path / "doc.md"
+    document.write_text("as it was")
+    with (tmp_path / "said.txt").open("wb") as said:
+        bench = psutil.Popen(
+            [sys.executable, "-m", "coalmine.cli", "bench", *command, "--docs", str(document)],
+            cwd=tmp_path, stdout=said, stderr=said, start_new_session=True,
+        )  # fmt: skip
+    try:
+        for _ in range(600):
+            children = bench.children(recursive=True)
+            busy = [child for child in children if child.cpu_times().user > 0.2]
+            if len(busy) >= processes or bench.poll() is not None:
+                break
+            time.sleep(0.1)
+        assert busy, (tmp_path / "said.txt").read_text()
+        bench.send_signal(signal.SIGINT)
+        assert bench.wait(60) == 130
+        _, alive = psutil.wait_procs(children, timeout=60)
+        assert alive == []
+    finally:
+        for process in [bench, *bench.children(recursive=True)] if bench.is_running() else []:
+            process.kill()
+        bench.wait(60)
+    assert document.read_text() == "as it was"
+    left = {path.name for path in tmp_path.iterdir()} - {"found.json", "said.txt", "doc.md"}
+    assert left == set()
+    if (tmp_path / "found.json").exists():
+        assert json.loads((tmp_path / "found.json").read_text())
 
 
 def test_parts_that_were_run_apart_are_shown_as_one(tmp_path: Path) -> None:

@@ -18,6 +18,7 @@ import orjson
 from rich.console import Console
 from rich.table import Table
 
+from coalmine_loadtests._files import write_whole
 from coalmine_loadtests._payloads import battery_payloads
 from coalmine_loadtests.bench._errors import BenchError
 from coalmine_loadtests.bench._load import Target, in_process_target, url_target
@@ -45,7 +46,7 @@ def run_bench(options: BenchOptions, *, console: Console | None = None) -> int:
         "client shares the machine with the server."
     )
     if options.json is not None:
-        options.json.write_bytes(orjson.dumps(_content(options, results), option=_INDENT))
+        write_whole(options.json, orjson.dumps(_content(options, results), option=_INDENT))
         shown.print(f"written: {options.json}")
     return 1 if any(result.errors for result in results) else 0
 

@@ -215,6 +215,7 @@ def _run(options: MonitorBenchOptions, detectors: Detectors, *, console: Console
                 results.write(options.output)
         except KeyboardInterrupt:
             shown.stop()
+            results.interrupted = True
             console.print("interrupted: what follows is what was complete")
     return results
 

@@ -11,6 +11,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
+from coalmine_loadtests._files import write_whole
 from coalmine_loadtests.monitors._detectors import OURS
 from coalmine_loadtests.monitors._errors import MonitorBenchError
 from coalmine_loadtests.monitors._plots import write_plots
@@ -68,7 +69,7 @@ def write_report(
             raise MonitorBenchError(f"{docs} lacks the lines {BEGIN!r} and {END!r}")
         images = [f"![{path.stem}]({os.path.relpath(path, docs.parent)})\n" for path in written]
         new = "\n".join([BEGIN, "", *images, markdown(results), END])
-        docs.write_text(pattern.sub(lambda _: new, text), "utf-8")
+        write_whole(docs, pattern.sub(lambda _: new, text))
         written.append(docs)
     return written
 

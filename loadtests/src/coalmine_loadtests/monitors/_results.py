@@ -10,6 +10,7 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
+from coalmine_loadtests._files import write_whole
 from coalmine_loadtests.monitors._detectors import OURS
 from coalmine_loadtests.monitors._errors import MonitorBenchError
 
@@ -75,12 +76,12 @@ class Results:
     merge: dict[str, Any] = field(default_factory=dict)
     streams: dict[str, Any] = field(default_factory=dict)
     failures: list[str] = field(default_factory=list)
+    interrupted: bool = False
+    """By Ctrl-C: it holds what was complete by then."""
 
     def write(self, path: Path) -> None:
         """As JSON, whole or not at all."""
-        temporary = path.with_name(f".{path.name}.tmp")
-        temporary.write_text(json.dumps(_finite(asdict(self)), indent=1) + "\n", "utf-8")
-        temporary.replace(path)
+        write_whole(path, json.dumps(_finite(asdict(self)), indent=1) + "\n")
 
     @classmethod
     def read(cls, path: Path) -> Results:
@@ -111,6 +112,8 @@ def joined(parts: Sequence[Results]) -> Results:
             old, new = getattr(first, each.name), getattr(part, each.name)
             if each.name == "failures":
                 old += [failure for failure in new if failure not in old]
+            elif each.name == "interrupted":
+                first.interrupted |= part.interrupted
             elif each.name not in ("options", "machine"):  # the tables say which they are of
                 _put(old, new)
     return first

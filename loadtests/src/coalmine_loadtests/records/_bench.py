@@ -17,6 +17,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from coalmine.records import RecordLog, open_log
+from coalmine_loadtests._files import write_whole
 from coalmine_loadtests.records._load import Sender
 from coalmine_loadtests.records._payload import Payload, tag_of
 from coalmine_loadtests.serving._machine import on_core
@@ -170,4 +171,4 @@ def _collector(path: Path, *, core: int) -> Iterator[tuple[int, PinnedProcess]]:
 def write_json(result: CollectorResult, path: Path) -> None:
     """The numbers, for other programs."""
     content = {**asdict(result), "cores": os.cpu_count()}
-    path.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+    write_whole(path, json.dumps(content, indent=2) + "\n")

@@ -9,6 +9,7 @@ from typing import Any
 
 import orjson
 
+from coalmine_loadtests._files import write_whole
 from coalmine_loadtests.serving._errors import ServingBenchError
 
 __all__ = ["Measured", "Results", "Sample", "Start"]
@@ -117,9 +118,7 @@ class Results:
     def write(self, path: Path) -> None:
         """Write as JSON; the file is whole at any time."""
         content = {"format": _FORMAT, **asdict(self)}
-        part = path.with_name(f"{path.name}.part")
-        part.write_bytes(orjson.dumps(content, option=orjson.OPT_INDENT_2))
-        part.replace(path)
+        write_whole(path, orjson.dumps(content, option=orjson.OPT_INDENT_2))
 
     @classmethod
     def read(cls, path: Path) -> Results:

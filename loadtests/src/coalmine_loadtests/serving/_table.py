@@ -11,6 +11,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
+from coalmine_loadtests._files import write_whole
 from coalmine_loadtests.serving._bars import judge, stock
 from coalmine_loadtests.serving._cells import CELLS
 from coalmine_loadtests.serving._errors import ServingBenchError
@@ -171,4 +172,4 @@ def write_docs(results: Results, path: Path, *, plots: Sequence[Path] = ()) -> N
         raise ServingBenchError(f"{path} lacks the lines {_BEGIN!r} and {_END!r}")
     images = [f"![{p.stem}]({os.path.relpath(p, path.parent)})\n" for p in plots]
     new = "\n".join([_BEGIN, "", *images, markdown(results), _END])
-    path.write_text(pattern.sub(lambda _: new, text), "utf-8")
+    write_whole(path, pattern.sub(lambda _: new, text))

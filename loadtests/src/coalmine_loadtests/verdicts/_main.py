@@ -9,6 +9,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from coalmine_loadtests._files import write_whole
 from coalmine_loadtests.verdicts._report import write_docs, write_plot
 from coalmine_loadtests.verdicts._results import Results
 from coalmine_loadtests.verdicts._rules import RULES
@@ -65,6 +66,7 @@ def run_rollout_bench(options: RolloutBenchOptions, *, console: Console) -> Resu
                 results.add(found)
         except KeyboardInterrupt:
             shown.stop()
+            results.interrupted = True
             console.print("interrupted: what follows is of the runs until now")
     return results
 
@@ -95,7 +97,7 @@ def write_rollout_report(
             text = write_docs(docs.read_text("utf-8"), results, plots=drawn, path=docs)
         except ValueError as error:
             raise RolloutBenchError(str(error)) from error
-        docs.write_text(text, "utf-8")
+        write_whole(docs, text)
         written.append(docs)
     return written
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
+from coalmine_loadtests._files import write_whole
 from coalmine_loadtests.verdicts._rules import OURS
 from coalmine_loadtests.verdicts._run import Found
 from coalmine_loadtests.verdicts._scenarios import LABEL_SCENARIOS, SCENARIOS, Scenario
@@ -50,6 +51,8 @@ class Results:
     """By scenario and rule."""
 
     labels: dict[str, list[int]] = field(default_factory=dict)
+    interrupted: bool = False
+    """By Ctrl-C: it holds the runs until then."""
 
     def add(self, found: Found) -> None:
         """Count a job."""
@@ -71,15 +74,14 @@ class Results:
             for rule, cell in cells.items():
                 if rule not in mine or mine[rule].runs < cell.runs:
                     mine[rule] = cell
+        self.interrupted |= other.interrupted
         for name, counts in other.labels.items():
             if len(self.labels.get(name, ())) < len(counts):
                 self.labels[name] = counts
 
     def write(self, path: Path) -> None:
         """As JSON, whole or not at all."""
-        temporary = path.with_name(f".{path.name}.tmp")
-        temporary.write_text(json.dumps(asdict(self), indent=1), "utf-8")
-        temporary.replace(path)
+        write_whole(path, json.dumps(asdict(self), indent=1))
 
     @classmethod
     def read(cls, path: Path) -> Results:
@@ -90,7 +92,12 @@ class Results:
                 scenario: {rule: Cell(**cell) for rule, cell in rules.items()}
                 for scenario, rules in content["cells"].items()
             }
-            return cls(seed=content["seed"], cells=cells, labels=content["labels"])
+            return cls(
+                seed=content["seed"],
+                cells=cells,
+                labels=content["labels"],
+                interrupted=content.get("interrupted", False),
+            )
         except (KeyError, TypeError, AttributeError, ValueError) as error:
             raise ValueError(f"{path} is no result of this benchmark") from error
 

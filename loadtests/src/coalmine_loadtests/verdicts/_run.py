@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass, field
+from multiprocessing import active_children
 
 import numpy as np
 
@@ -57,12 +58,15 @@ def execute(jobs: list[Job], *, processes: int, progress: Callable[[Job], None])
             progress(job)
         return
     with ProcessPoolExecutor(processes) as pool:
-        waiting = {pool.submit(_do, job): job for job in jobs}
         try:
+            waiting = {pool.submit(_do, job): job for job in jobs}
             for future in as_completed(waiting):
                 yield future.result()
                 progress(waiting[future])
         except BaseException:
+            # A pool waits for its jobs, a minute each; none has anything to put in order.
+            for worker in active_children():
+                worker.kill()
             pool.shutdown(wait=False, cancel_futures=True)
             raise
 

@@ -38,10 +38,15 @@ def bench(
 
     With a command: measure the server beside its peers, or its memory over many requests.
     """
-    from dataclasses import replace
-
+    # Told to end, each ends the processes that it started too.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    # A shell without job control starts what is in the background deaf to Ctrl-C: who sends it to
+    # us means us.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     if context.invoked_subcommand is not None:
         return
+    from dataclasses import replace
+
     from coalmine_loadtests.bench import BenchOptions, run_bench
 
     options = BenchOptions(url=url, model=model, seconds=seconds, rounds=rounds, json=json)
@@ -115,8 +120,6 @@ def serving(
     )
 
     console = Console()
-    # Told to end, it ends the servers that it started too.
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     if report is not None:
         results = Results.read(report)
         print_results(results, console)
@@ -226,8 +229,6 @@ def chaos_rollout(
     """
     from coalmine.cli._bench_rollout import chaos
 
-    # Told to end, it ends the processes that it started too.
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     raise typer.Exit(
         chaos(kills=kills, seed=seed, connections=connections, directory=directory, json=json)
     )
@@ -243,7 +244,6 @@ def weights(
     """Change weights at the gateway under load: how long until requests are routed by them?"""
     from coalmine.cli._bench_rollout import change_weights
 
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     raise typer.Exit(
         change_weights(changes=changes, connections=connections, limit=limit, json=json)
     )
@@ -306,11 +306,15 @@ def rollout(
             )
             results = run_rollout_bench(options, console=console)
         print_table(results, console)
+        if results.interrupted and not report:
+            docs = plots = None  # they stay as they are: the numbers are of a part only
         for path in write_rollout_report(results, json=json, docs=docs, plots=plots):
             console.print(f"wrote {path}")
     except RolloutBenchError as error:
         typer.echo(f"error: {error}", err=True)
         raise typer.Exit(2) from None
+    if results.interrupted and not report:
+        raise typer.Exit(130)
     raise typer.Exit(1 if missed(results) else 0)
 
 

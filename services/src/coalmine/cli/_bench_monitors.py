@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import signal
-import sys
 from pathlib import Path
 from typing import Annotated
 
@@ -90,7 +88,8 @@ def monitors(
 
     Each method's threshold is set on streams where nothing happens, for the same realised run
     length; then delays are compared. Throughput and memory are measured in the same run. The peers
-    install themselves. Exits 1 if a bar is missed.
+    install themselves. Exits 1 if a bar is missed, and 130 if it was interrupted: what was complete
+    is shown and in --output.
     """
     from rich.console import Console
 
@@ -107,11 +106,6 @@ def monitors(
     )
 
     console = Console()
-    # Told to end, it ends the detectors that it started too.
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
-    # A shell without job control starts what is in the background deaf to Ctrl-C: who sends it to
-    # us means us.
-    signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
         if report:
             results = joined([Results.read(path) for path in report])
@@ -140,9 +134,13 @@ def monitors(
             )
             results = run_monitor_bench(options, console=console)
         print_results(results, console)
+        if results.interrupted and not report:
+            docs = plots = None  # they stay as they are: the numbers are of a part only
         for path in write_report(results, docs=docs, plots=plots):
             console.print(f"wrote {path}")
     except MonitorBenchError as error:
         typer.echo(f"error: {error}", err=True)
         raise typer.Exit(2) from None
+    if results.interrupted and not report:
+        raise typer.Exit(130)
     raise typer.Exit(1 if missed(results) else 0)

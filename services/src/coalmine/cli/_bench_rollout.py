@@ -12,6 +12,7 @@ from typing import Any
 import orjson
 import typer
 
+from coalmine_loadtests._files import write_whole
 from coalmine_loadtests.rollout import (
     ChaosOptions,
     ChaosReport,
@@ -110,5 +111,5 @@ def _progress(what: str, done: int, *, of: int) -> None:
 
 def _write(path: Path | None, content: dict[str, Any]) -> None:
     if path is not None:
-        path.write_bytes(orjson.dumps(content, option=orjson.OPT_INDENT_2))
+        write_whole(path, orjson.dumps(content, option=orjson.OPT_INDENT_2))
         typer.echo(f"written: {path}")
