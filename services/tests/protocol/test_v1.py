@@ -173,3 +173,9 @@ def test_what_is_not_finite_passes_as_the_policy_says(
         else:
             with pytest.raises(SignatureError, match="not finite"):
                 signature.check(tensors)
+
+
+@pytest.mark.parametrize("text", ['{"instances": [NaN]}', '{"name": "ü", "instances": [1, NaN]}'])
+def test_who_writes_nan_is_told_what_json_has(text: str) -> None:
+    with pytest.raises(ProtocolError, match=r"not JSON: .*; a missing number is null"):
+        decode_v1(text.encode(), ONE)

@@ -11,6 +11,7 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
+from coalmine.protocol import ProtocolError
 from coalmine.serving import ModelLoadError
 from coalmine.serving._onnx import OnnxModel
 
@@ -185,6 +186,73 @@ def test_weights_in_a_file_of_their_own(start: Any, tmp_path: Path) -> None:
     (tmp_path / "model.onnx.data").unlink()
     with pytest.raises(ModelLoadError, match=r"model\.onnx\.data"):
         OnnxModel(path)
+
+
+def test_what_only_the_network_can_refuse_is_the_clients_mistake(
+    start: Any, tmp_path: Path
+) -> None:
+    table = numpy_helper.from_array(np.array([10, 20, 30], np.float32), "table")
+    save(
+        tmp_path / "embedding.onnx",
+        graph(
+            [("Gather", ["table", "id"], ["y"])],
+            [("id", TensorProto.INT64, ["n"])],
+            [("y", FLOAT, ["n"])],
+            [table],
+        ),
+    )
+    save(
+        tmp_path / "sum.onnx",
+        graph(
+            [("Add", ["a", "b"], ["y"])],
+            [("a", FLOAT, ["n", "width"]), ("b", FLOAT, ["n", "width"])],
+            [("y", FLOAT, ["n", "width"])],
+        ),
+    )
+    served = start(tmp_path)
+
+    def ask(name: str, **arrays: np.ndarray[Any, Any]) -> httpx.Response:
+        kinds = {"i": "INT64", "f": "FP32"}
+        inputs = [
+            {
+                "name": key,
+                "datatype": kinds[array.dtype.kind],
+                "shape": list(array.shape),
+                "data": array.ravel().tolist(),
+            }
+            for key, array in arrays.items()
+        ]
+        return httpx.post(f"{served.url}/v2/models/{name}/infer", json={"inputs": inputs})
+
+    assert ask("embedding", id=np.array([0, 2])).json()["outputs"][0]["data"] == [10.0, 30.0]
+    refused = ask("embedding", id=np.array([0, 7]))
+    assert refused.status_code == 400
+    assert "refuses this input: Gather: indices element out of" in refused.json()["error"]
+    refused = ask("sum", a=np.ones((1, 2)), b=np.ones((1, 3)))
+    assert refused.status_code == 400
+    assert "sizes 2 and 3 for 'width'" in refused.json()["error"]
+    wide = ask("sum", a=np.ones((1, 1)), b=np.ones((1, 3)))  # which the network can take
+    assert wide.json()["outputs"][0]["shape"] == [1, 3]
+    assert "Traceback" not in served.text()
+
+
+def test_a_failure_of_the_network_is_its_own(tmp_path: Path) -> None:
+    sizes = numpy_helper.from_array(np.array([2, 3], np.int64), "sizes")
+    network = OnnxModel(
+        save(
+            tmp_path / "square.onnx",
+            graph(
+                [("Reshape", ["x", "sizes"], ["y"])],
+                [("x", FLOAT, ["n"])],
+                [("y", FLOAT, [2, 3])],
+                [sizes],
+            ),
+        )
+    )
+    assert network.run({"x": np.ones(6, np.float32)})["y"].shape == (2, 3)
+    with pytest.raises(Exception, match="Reshape") as caught:
+        network.run({"x": np.ones(5, np.float32)})
+    assert not isinstance(caught.value, ProtocolError)
 
 
 @pytest.mark.parametrize(

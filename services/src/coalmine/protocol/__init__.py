@@ -7,7 +7,12 @@ what is wrong with it, before any model sees it. gRPC's messages are in the modu
 
 from __future__ import annotations
 
-from coalmine.protocol._errors import MalformedRequestError, ProtocolError, SignatureError
+from coalmine.protocol._errors import (
+    InputRefusedError,
+    MalformedRequestError,
+    ProtocolError,
+    SignatureError,
+)
 from coalmine.protocol._infer_memo import InferMemo
 from coalmine.protocol._signature import InferenceCall, NonFinite, Signature
 from coalmine.protocol._tensors import (
@@ -29,6 +34,7 @@ __all__ = [
     "EncodedReply",
     "InferMemo",
     "InferenceCall",
+    "InputRefusedError",
     "MalformedRequestError",
     "NonFinite",
     "ProtocolError",

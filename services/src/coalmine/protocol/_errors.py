@@ -3,11 +3,12 @@
 ProtocolError               the client's mistake; the message says what, never how we found it
 ├── MalformedRequestError   the bytes are not a request of this protocol
 └── SignatureError          a request, but not one that this model takes
+    └── InputRefusedError   ... as only the model itself can tell
 """
 
 from __future__ import annotations
 
-__all__ = ["MalformedRequestError", "ProtocolError", "SignatureError"]
+__all__ = ["InputRefusedError", "MalformedRequestError", "ProtocolError", "SignatureError"]
 
 
 class ProtocolError(ValueError):
@@ -20,3 +21,7 @@ class MalformedRequestError(ProtocolError):
 
 class SignatureError(ProtocolError):
     """A well-formed request that does not fit the model's signature."""
+
+
+class InputRefusedError(SignatureError):
+    """The model says that the input is wrong, in a way that no signature tells."""

@@ -30,7 +30,9 @@ def load_object(body: bytes | memoryview) -> dict[str, Any]:
     try:
         content = orjson.loads(body)
     except orjson.JSONDecodeError as error:
-        raise MalformedRequestError(f"the body is not JSON: {error}") from None
+        # Python's own library, thus many a client, writes NaN as if there were such a word.
+        hint = "; a missing number is null" if error.doc.startswith("NaN", error.pos) else ""
+        raise MalformedRequestError(f"the body is not JSON: {error}{hint}") from None
     if not isinstance(content, dict):
         raise MalformedRequestError("the body must be a JSON object")
     return content

@@ -9,10 +9,19 @@ from typing import Any
 
 import numpy as np
 
-from coalmine.protocol import Array, Signature, SignatureError, Tensors, TensorSpec
+from coalmine.protocol import (
+    Array,
+    InputRefusedError,
+    ProtocolError,
+    Signature,
+    SignatureError,
+    Tensors,
+    TensorSpec,
+)
 from coalmine.serving._cpus import thread_count
 from coalmine.serving._errors import ModelLoadError
 from coalmine.serving._lanes import GraphLane, HostLane, Lanes, Plan, plan_for
+from coalmine.serving._onnx_refusal import why_refused
 from coalmine.serving._options import ServeOptions
 from coalmine.serving._providers import (
     PROVIDERS,
@@ -91,7 +100,22 @@ class OnnxModel:
         self._texts = [spec.name for spec in self.signature.inputs if spec.datatype == "BYTES"]
 
     def run(self, tensors: Tensors) -> Tensors:
-        """The network's outputs. SignatureError for BYTES that are not UTF-8 text."""
+        """The network's outputs.
+
+        SignatureError for BYTES that are not UTF-8 text; InputRefusedError if the network cannot
+        take these numbers or sizes.
+        """
+        try:
+            return self._compute(tensors)
+        except ProtocolError:
+            raise
+        except Exception as error:  # ONNX Runtime's exceptions have no common base of their own
+            reason = why_refused(error, tensors, self._session.get_inputs())
+            if reason is None:
+                raise
+            raise InputRefusedError(reason) from error
+
+    def _compute(self, tensors: Tensors) -> Tensors:
         if self._lanes is not None:
             return self._lanes.run(tensors)
         feed = tensors

@@ -13,6 +13,7 @@ from coalmine.modeldir import ModelCard
 from coalmine.protocol import (
     Array,
     InferenceCall,
+    InputRefusedError,
     NonFinite,
     ProtocolError,
     Signature,
@@ -282,16 +283,16 @@ class Servable:
                 start = self._clock.monotonic()
                 try:
                     computed = self._compute(sample)
-                except SignatureError:
-                    return None  # a transformer that needs real data, an image say
                 except WrongOutputError as error:
                     raise ModelLoadError(f"on a sample, {error}") from error
-                except ModelFailedError as error:
+                except (ModelFailedError, InputRefusedError) as error:
                     if any(-1 in spec.shape[1:] for spec in self.signature.inputs):
                         return None  # the sizes we guessed need not fit together
                     raise ModelLoadError(
                         f"the model fails on a sample: {error.__cause__}"
                     ) from error
+                except SignatureError:
+                    return None  # a transformer that needs real data, an image say
                 took = self._clock.monotonic() - start
                 fastest[rows] = min(took, fastest.get(rows, took))
             self._check_outputs(computed)
