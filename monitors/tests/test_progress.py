@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
+import sqlite3
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -11,6 +14,7 @@ from coalmine.incidents import ALERT_NAMES
 from coalmine.records import LogUnavailableError, monitor_consumer
 from coalmine_monitors import create_drift_app, create_performance_app, create_quality_app
 from coalmine_monitors._cursors import Progress
+from coalmine_monitors._state import Saved, StateStore
 
 APPS = {
     "drift": create_drift_app,
@@ -60,3 +64,40 @@ def test_it_is_told_now_and_then_and_a_busy_log_is_told_later() -> None:
     clock.advance(31.0)
     progress.note({0: 4})
     assert told == [{0: 0}, {0: 4}]
+
+
+@pytest.mark.parametrize("kind", sorted(APPS))
+async def test_a_monitor_whose_steps_fail_says_so_and_how_far_behind_it_is(
+    world: Any, make_service: Any, run_app: Any, kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    world.deploy()
+    full = [True]
+    step = StateStore.step
+
+    def failing(self: StateStore, before: Saved) -> Any:
+        if full[0]:
+            raise sqlite3.OperationalError("database or disk is full")
+        return step(self, before)
+
+    monkeypatch.setattr(StateStore, "step", failing)
+    app = APPS[kind](make_service(), log=world.log, state=world.root / "m.db", models=world.models)
+    async with run_app(app) as client:
+
+        async def shown(name: str) -> float:
+            lines = (await client.get("/metrics")).text.splitlines()
+            found = [line for line in lines if line.startswith(f"coalmine_{name}{{")]
+            return float(found[0].rsplit(" ", 1)[1]) if found else -1.0
+
+        async def until(name: str, condition: Callable[[float], bool]) -> None:
+            async with asyncio.timeout(60):
+                while not condition(await shown(name)):
+                    await asyncio.sleep(0.05)
+
+        await until("monitor_lag_batches", lambda lag: lag == 0)  # it was well, and idle
+        world.send(100)
+        await until("monitor_lag_batches", lambda lag: lag == world.log.end_offset())
+        assert await shown("monitor_errors_total") > 0
+        assert await shown("last_evaluation_timestamp_seconds") == 0
+        full[0] = False
+        await until("monitor_lag_batches", lambda lag: lag == 0)
+        assert await shown("monitor_errors_total") > 0

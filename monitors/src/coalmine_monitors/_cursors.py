@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from coalmine.clock import Clock
 from coalmine.records import LogError, RecordLog, monitor_consumer
 
-__all__ = ["Progress", "cursors_of", "lag", "positions"]
+__all__ = ["Progress", "cursors_of", "known_lag", "lag", "positions"]
 
 _log = logging.getLogger(__name__)
 
@@ -32,6 +32,14 @@ def cursors_of(name: str, taken: Mapping[int, int]) -> dict[str, int]:
 def lag(log: RecordLog, taken: Mapping[int, int]) -> int:
     """Batches in the log that are not consumed."""
     return sum(log.end_offset(partition) - offset for partition, offset in taken.items())
+
+
+def known_lag(log: RecordLog, taken: Mapping[int, int]) -> int | None:
+    """`lag`; None while the log cannot be read."""
+    try:
+        return lag(log, taken)
+    except LogError:
+        return None
 
 
 def _key(name: str, partition: int) -> str:

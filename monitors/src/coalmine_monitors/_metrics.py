@@ -17,6 +17,7 @@ __all__ = [
     "capped",
     "counter",
     "gauge",
+    "health_metrics",
     "incident_metrics",
 ]
 
@@ -39,6 +40,12 @@ class SnapshotCollector(Collector):
         """Replace everything that is shown."""
         self._metrics = tuple(metrics)
 
+    def amend(self, metrics: Iterable[Metric]) -> None:
+        """Replace what is shown under the names of these, and leave the rest as it is."""
+        named = {metric.name: metric for metric in metrics}
+        kept = (metric for metric in self._metrics if metric.name not in named)
+        self._metrics = (*kept, *named.values())
+
     def collect(self) -> Iterable[Metric]:
         return self._metrics
 
@@ -57,6 +64,31 @@ def counter(name: str, text: str, *, labels: Sequence[str], samples: Samples) ->
     for values, value in samples:
         family.add_metric(list(values), value)
     return family
+
+
+def health_metrics(
+    here: Sequence[str], *, evaluated_to: float, failures: int, lag_batches: int | None
+) -> list[Metric]:
+    """How a monitor itself is doing; `here` is its model, revision and name.
+
+    None for the lag: the log does not say.
+    """
+    labels = ("model_name", "revision", "monitor")
+    numbers = {
+        "coalmine_last_evaluation_timestamp_seconds": (
+            "Record time up to which records are judged.", evaluated_to,
+        ),
+        "coalmine_monitor_lag_batches": (
+            "Batches in the log that are not consumed.", lag_batches,
+        ),
+    }  # fmt: skip
+    metrics = [
+        gauge(name, text, labels=labels, samples=[(here, value)])
+        for name, (text, value) in numbers.items()
+        if value is not None
+    ]
+    name, text = "coalmine_monitor_errors_total", "Steps that failed."
+    return [*metrics, counter(name, text, labels=labels, samples=[(here, failures)])]
 
 
 def incident_metrics(

@@ -24,10 +24,16 @@ from coalmine.incidents import Incident, IncidentKind
 from coalmine.modeldir import Column
 from coalmine.records import RecordLog, read_all
 from coalmine_monitors._catalog import Catalog, Deployed
-from coalmine_monitors._cursors import Progress, cursors_of, lag, positions
+from coalmine_monitors._cursors import Progress, cursors_of, known_lag, lag, positions
 from coalmine_monitors._errors import UnusableReferenceError
 from coalmine_monitors._incidents import Finding, close, follow
-from coalmine_monitors._metrics import SnapshotCollector, counter, gauge, incident_metrics
+from coalmine_monitors._metrics import (
+    SnapshotCollector,
+    counter,
+    gauge,
+    health_metrics,
+    incident_metrics,
+)
 from coalmine_monitors._rows import answered, matrix, times
 from coalmine_monitors._state import Saved, StateStore, put_history, put_incidents, save
 from coalmine_monitors._versions import StableVersion, batch_arm, batch_version
@@ -192,8 +198,18 @@ class WindowMonitor:
         return taken != before
 
     def failed(self) -> None:
-        """Count a step that raised."""
+        """Count a step that raised, and show it: a monitor that fails must not look well."""
         self._failures += 1
+        position = _position(self._saved.body)
+        taken = positions(self._saved.cursors, "records", self._log)
+        self.metrics.amend(
+            health_metrics(
+                (self._model, position.stable.version or "", self._name),
+                evaluated_to=position.evaluated_to,
+                failures=self._failures,
+                lag_batches=known_lag(self._log, taken),
+            )
+        )
 
     # What the HTTP side calls, from other threads.
 
@@ -320,28 +336,25 @@ class WindowMonitor:
         version = self._position.stable.version
         labels = ("model_name", "revision", "monitor")
         here = (self._model, version or "", self._name)
-        numbers = {
-            "last_evaluation_timestamp_seconds": (
-                "Record time up to which records are judged.", self._position.evaluated_to,
-            ),
-            "monitor_lag_batches": (
-                "Batches in the log that are not consumed.", lag(self._log, taken),
-            ),
-            "evaluation_duration_seconds": ("Duration of the last step.", seconds),
-        }  # fmt: skip
-        metrics = [
-            gauge(f"coalmine_{name}", text, labels=labels, samples=[(here, value)])
-            for name, (text, value) in numbers.items()
-        ]
-        counts = {
-            "coalmine_monitor_errors_total": ("Steps that failed.", self._failures),
-            "coalmine_monitor_unjudged_rows_total": (
-                "Rows of versions without a usable reference.", self._position.unjudged_rows,
-            ),
-        }  # fmt: skip
+        metrics = health_metrics(
+            here,
+            evaluated_to=self._position.evaluated_to,
+            failures=self._failures,
+            lag_batches=lag(self._log, taken),
+        )
         metrics += [
-            counter(name, text, labels=labels, samples=[(here, value)])
-            for name, (text, value) in counts.items()
+            gauge(
+                "coalmine_evaluation_duration_seconds",
+                "Duration of the last step.",
+                labels=labels,
+                samples=[(here, seconds)],
+            ),
+            counter(
+                "coalmine_monitor_unjudged_rows_total",
+                "Rows of versions without a usable reference.",
+                labels=labels,
+                samples=[(here, self._position.unjudged_rows)],
+            ),
         ]
         metrics += incident_metrics(
             self._incidents,

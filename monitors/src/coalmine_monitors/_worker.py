@@ -64,7 +64,7 @@ class Worker:
                 # Whatever it is (a locked or full disk, a defect), a monitor that stops watching is
                 # the worse failure; memory may be ahead of the disk now, so it is loaded again.
                 _log.exception("%s: a step failed; again in %.1f s", self._thread.name, retry)
-                self._monitor.failed()
+                self._note_failure()
                 loaded = False
                 self._stopping.wait(retry)
                 retry = min(2 * retry, _LAST_RETRY)
@@ -72,3 +72,9 @@ class Worker:
             retry = _FIRST_RETRY
             if not more:
                 self._stopping.wait(POLL)
+
+    def _note_failure(self) -> None:
+        try:
+            self._monitor.failed()
+        except Exception:  # what cannot be told must not end the thread
+            _log.exception("%s: the failure is not shown", self._thread.name)

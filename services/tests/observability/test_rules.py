@@ -86,14 +86,20 @@ def test_the_rules_fire_and_do_not_fire(tmp_path: Path) -> None:
 
 @needs_promtool
 def test_a_monitor_that_judges_nothing_is_an_alert(tmp_path: Path) -> None:
-    """At 20 minutes: one is behind, one has nothing to judge, and one is not there at all."""
+    """At 20 minutes: one is behind, one has nothing to judge, one failed once, another always, and
+    cannot tell its lag, and one is not there at all."""
     behind = '{model_name="ev",revision="3",monitor="drift"}'
     idle = behind.replace("drift", "accuracy")
+    failing = behind.replace('"ev"', '"fails"')
     series = {
         f"coalmine_last_evaluation_timestamp_seconds{behind}": "0+60x5 300x30",
         f"coalmine_monitor_lag_batches{behind}": "0x5 7x30",
         f"coalmine_last_evaluation_timestamp_seconds{idle}": "0+60x5 300x30",
         f"coalmine_monitor_lag_batches{idle}": "0x35",
+        f"coalmine_monitor_errors_total{idle}": "0x15 1x20",
+        f"coalmine_last_evaluation_timestamp_seconds{failing}": "0+60x5 300x30",
+        f"coalmine_monitor_lag_batches{failing}": "0x35",
+        f"coalmine_monitor_errors_total{failing}": "0x5 0+12x30",
     }
     _, group, _ = yaml.safe_load(rules_file().read_text())["groups"]
     described = {rule["alert"]: rule["annotations"]["description"] for rule in group["rules"]}
@@ -105,6 +111,13 @@ def test_a_monitor_that_judges_nothing_is_an_alert(tmp_path: Path) -> None:
             "description": described["CoalmineMonitorStale"],
         },
     }
+    fails = {
+        "exp_labels": {**stale["exp_labels"], "model_name": "fails"},
+        "exp_annotations": {
+            **stale["exp_annotations"],
+            "summary": stale["exp_annotations"]["summary"].replace("ev:", "fails:"),
+        },
+    }
     absent = {
         "exp_labels": {"monitor": "data_quality", "severity": "critical"},
         "exp_annotations": {
@@ -114,7 +127,7 @@ def test_a_monitor_that_judges_nothing_is_an_alert(tmp_path: Path) -> None:
     }
     expected = (
         ("CoalmineMonitorStale", "14m", []),
-        ("CoalmineMonitorStale", "20m", [stale]),
+        ("CoalmineMonitorStale", "20m", [stale, fails]),
         ("CoalmineMonitorAbsent", "4m", []),
         ("CoalmineMonitorAbsent", "20m", [absent]),
     )

@@ -108,7 +108,7 @@ def create_performance_app(
     def performance(
         asked: SpanQuery,
         version: str | None = None,
-        window: Annotated[float | None, Query(gt=0)] = None,
+        window: Annotated[float | None, Query(gt=0, allow_inf_nan=False)] = None,
         segment: str = "",
     ) -> Performance:
         since, until = asked

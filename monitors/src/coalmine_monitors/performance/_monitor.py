@@ -16,8 +16,8 @@ from coalmine.incidents import Incident
 from coalmine.records import Entry, Label, RecordLog, read_all
 from coalmine.spec import PerformanceSpec, SegmentColumnSpec
 from coalmine_monitors._catalog import Catalog
-from coalmine_monitors._cursors import Progress, cursors_of, lag, positions
-from coalmine_monitors._metrics import SnapshotCollector
+from coalmine_monitors._cursors import Progress, cursors_of, known_lag, lag, positions
+from coalmine_monitors._metrics import SnapshotCollector, health_metrics
 from coalmine_monitors._state import Saved, StateStore, put_incidents, save
 from coalmine_monitors._versions import batch_arm, batch_version, oldest_time
 from coalmine_monitors.performance._answers import answers_of
@@ -126,8 +126,17 @@ class PerformanceMonitor:
         self._incidents = self._store.incidents()
 
     def failed(self) -> None:
-        """Count a step that raised."""
+        """Count a step that raised, and show it: a monitor that fails must not look well."""
         self._failures += 1
+        taken = positions(self._saved.cursors, "records", self._log)
+        self.metrics.amend(
+            health_metrics(
+                (self._model, self._position.stable.version or "", "accuracy"),
+                evaluated_to=self._position.evaluated_to,
+                failures=self._failures,
+                lag_batches=known_lag(self._log, taken),
+            )
+        )
 
     @property
     def evaluated_to(self) -> float:

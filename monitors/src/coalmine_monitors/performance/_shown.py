@@ -9,7 +9,7 @@ from typing import NamedTuple
 from prometheus_client.core import Metric
 
 from coalmine.incidents import Incident
-from coalmine_monitors._metrics import counter, gauge, incident_metrics
+from coalmine_monitors._metrics import gauge, health_metrics, incident_metrics
 from coalmine_monitors.performance._blocks import read_blocks
 from coalmine_monitors.performance._check import EstimateCheck
 from coalmine_monitors.performance._estimate import Calibration
@@ -130,12 +130,6 @@ def performance_metrics(
     """All metrics; `look` is at the stable version."""
     here = (model, version or "", "accuracy")
     values = {
-        "coalmine_last_evaluation_timestamp_seconds": (
-            "Record time up to which records are judged.", numbers.evaluated_to,
-        ),
-        "coalmine_monitor_lag_batches": (
-            "Batches in the log that are not consumed.", numbers.lag_batches,
-        ),
         "coalmine_evaluation_duration_seconds": ("Duration of the last step.", numbers.seconds),
     }  # fmt: skip
     detector = None if reign is None else reign.detector
@@ -154,11 +148,11 @@ def performance_metrics(
             gauge(name, text, labels=_LABELS, samples=[(here, value)])
             for name, (text, value) in values.items()
         ),
-        counter(
-            "coalmine_monitor_errors_total",
-            "Steps that failed.",
-            labels=_LABELS,
-            samples=[(here, numbers.failures)],
+        *health_metrics(
+            here,
+            evaluated_to=numbers.evaluated_to,
+            failures=numbers.failures,
+            lag_batches=numbers.lag_batches,
         ),
         *incident_metrics(
             incidents, model=model, version=version, monitor="accuracy", kind="accuracy"
