@@ -10,7 +10,8 @@ import pytest
 from scipy.signal import lfilter
 
 from coalmine.modeldir import Column
-from coalmine_monitors.drift import DriftDetector, build_reference
+from coalmine.spec import SegmentColumnSpec
+from coalmine_monitors.drift import DriftDetector, build_reference, build_segments
 
 WINDOW = 500
 FEATURES = 20
@@ -62,6 +63,34 @@ def test_realised_run_length_is_at_least_the_declared_without_help_of_the_effect
         alarms += after is not None
         watched += after or 150
     assert watched / max(alarms, 1) >= declared
+
+
+@pytest.mark.slow
+def test_eight_segments_of_autocorrelated_rows_share_the_declared_run_length() -> None:
+    rng = np.random.default_rng(24)
+    mode = Column(name="mode", type="categorical", categories=tuple("abcdefgh"))
+    by = SegmentColumnSpec(feature="mode")
+    settings: dict[str, Any] = {"window_rows": WINDOW, "min_effect": 0.0}
+    alarms = watched = 0
+    for _ in range(6):
+        rows = stream(120, rho=0.9, rng=rng)
+        # Each stays in one for 25 rows, as telemetry does.
+        where = np.repeat(rng.integers(0, 8, len(rows) // 25), 25)
+        past = slice(0, 40 * WINDOW)
+        table = pa.table(
+            {column.name: rows[past, index] for index, column in enumerate(COLUMNS)}
+            | {"mode": np.array(mode.categories)[where[past]]}
+        )
+        watch = DriftDetector(
+            build_reference(table, COLUMNS, **settings),
+            window_rows=WINDOW,
+            run_length=100,
+            segments=build_segments(table, COLUMNS, [(by, mode)], **settings),
+        )
+        after = alarm_after(watch, np.column_stack([rows, where])[past.stop :])
+        alarms += after is not None
+        watched += after or 80
+    assert watched / max(alarms, 1) >= 100
 
 
 @pytest.mark.slow

@@ -123,7 +123,8 @@ class WindowMonitor:
 
     `name` tells it from others of its kind: in metrics, as `monitor`, and in the ids of incidents.
     `look` is shown the answered rows of every batch that clients got, of whatever version, and
-    whether they are of the detector's own, before the detector takes these.
+    whether they are of the detector's own, before the detector takes these. Where nobody looks, it
+    takes the rows of all batches of a step together: many windows at once are judged faster.
     """
 
     def __init__(
@@ -138,7 +139,7 @@ class WindowMonitor:
         build: Build,
         shown: Shown,
         name: str | None = None,
-        look: Look = lambda detector, batch, own: None,
+        look: Look | None = None,
     ) -> None:
         self.metrics = SnapshotCollector()
         self._kind: IncidentKind = kind
@@ -158,6 +159,7 @@ class WindowMonitor:
         self._position = _Position()
         self._detector: Detector | None = None
         self._next: tuple[str, Detector | None] | None = None
+        self._held: list[tuple[Floats, Floats]] = []
 
     # What the worker calls.
 
@@ -169,6 +171,7 @@ class WindowMonitor:
         self._incidents = self._store.incidents()
         self._detector = None
         self._next = None
+        self._held = []
 
     def step(self) -> bool:
         """Judge what the log has, up to `READ_ROWS`; whether there is more."""
@@ -184,6 +187,7 @@ class WindowMonitor:
                 break
             self._take(batch, changed=changed, windows=windows)
             taken[partition] = offset
+        self._feed(changed=changed, windows=windows)
         if taken != before:
             after = Saved(cursors_of("records", taken), self._body())
             with self._store.step(self._saved) as connection:
@@ -264,13 +268,14 @@ class WindowMonitor:
     ) -> None:
         stable = self._position.stable.after(batch)
         if stable.version != self._position.stable.version:
+            self._feed(changed=changed, windows=windows)
             self._switch(stable, changed=changed)
         self._position = replace(self._position, stable=stable)
         if batch.num_rows == 0 or batch_arm(batch) not in (Arm.STABLE, Arm.CANARY):
             return
         own = batch_version(batch) == stable.version
         batch = answered(batch)
-        if self._detector is not None:
+        if self._detector is not None and self._look is not None:
             self._look(self._detector, batch, own)
         if not own:
             return
@@ -278,7 +283,16 @@ class WindowMonitor:
             unjudged = self._position.unjudged_rows + batch.num_rows
             self._position = replace(self._position, unjudged_rows=unjudged)
             return
-        rows, at = matrix(batch, self._detector.columns), times(batch)
+        self._held.append((matrix(batch, self._detector.columns), times(batch)))
+        if self._look is not None:
+            self._feed(changed=changed, windows=windows)
+
+    def _feed(self, *, changed: dict[str, Incident], windows: list[dict[str, Any]]) -> None:
+        """Give the detector the rows that are held for it."""
+        if self._detector is None or not self._held:
+            return
+        rows, at = (np.concatenate(parts) for parts in zip(*self._held, strict=True))
+        self._held = []
         for _ in self._detector.feed(rows, at):
             self._book(self._detector, changed=changed, windows=windows)
 
