@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from pathlib import Path
 from types import SimpleNamespace
@@ -10,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from coalmine.clock import ManualClock
 from coalmine.protocol import SignatureError, TensorSpec
 from coalmine.serving import ModelLoadError, Servable, ServeOptions, WrongOutputError
 from coalmine.serving._catalogue import local_path
@@ -134,6 +136,38 @@ async def test_a_model_that_cannot_be_batched_is_asked_request_by_request() -> N
     outcome = await servable.infer(call)  # type: ignore[arg-type]
     assert outcome.computed.outputs["y"].shape == (1,)
     assert seen == [3]
+    servable.close()
+
+
+@pytest.mark.parametrize(
+    ("one", "each_more", "calls"),
+    [
+        (5e-3, 5e-3, [1, 1, 1, 1]),  # a network of images on one core
+        (5e-3, 0.5e-3, [4]),  # large weights, read once for all rows
+        (100e-3, 100e-3, [4]),  # nobody waits for it to be tried
+        (20e-6, 20e-6, [4]),  # what follows a batch costs more
+    ],
+)
+async def test_requests_are_joined_where_that_is_cheaper_than_one_after_the_other(
+    one: float, each_more: float, calls: list[int]
+) -> None:
+    clock = ManualClock()
+    seen: list[int] = []
+
+    def compute(tensors: Any) -> Any:
+        rows = len(tensors["x"])
+        seen.append(rows)
+        clock.advance(one + each_more * (rows - 1))
+        return {"y": tensors["x"].sum(axis=1)}
+
+    options = ServeOptions(model="tests:Mine")
+    servable = Servable.of(open_predictor(predictor(compute), options), options, clock=clock)
+    assert servable.batch_rows == 4096, "what a client may send is another matter"
+    seen.clear()
+    call: Any = SimpleNamespace(tensors={"x": X["x"][:1]}, rows=1)
+    outcomes = await asyncio.gather(*(servable.infer(call) for _ in range(4)))
+    assert all(outcome.computed.outputs["y"].tolist() == [3] for outcome in outcomes)
+    assert seen == calls
     servable.close()
 
 

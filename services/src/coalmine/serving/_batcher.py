@@ -59,7 +59,8 @@ class _Job:
 class Batcher:
     """Runs `compute` for callers on one event loop, in batches.
 
-    `batchable` is false for a network with a fixed first dimension: each request runs alone.
+    `batchable` is false for a network with a fixed first dimension: each request runs alone. So it
+    does `apart`, which says that a batch takes as long as its requests one after the other.
     `uniform` says that all requests have the same shape but for their rows. `finish` is given each
     batch that was run, on the event loop; it settles the futures of its tickets.
     """
@@ -69,6 +70,7 @@ class Batcher:
         compute: Callable[[Tensors], Computed],
         *,
         batchable: bool = True,
+        apart: bool = False,
         uniform: bool = False,
         inline: InlinePolicy | None = None,
         limits: BatchLimits = BatchLimits(),
@@ -78,6 +80,7 @@ class Batcher:
     ) -> None:
         self._compute = compute
         self._batchable = batchable
+        self._apart = apart or not batchable
         self._uniform = uniform
         self._inline = InlinePolicy(0) if inline is None else inline
         self._limits = limits
@@ -94,7 +97,7 @@ class Batcher:
 
     @property
     def batch_rows(self) -> int:
-        """Rows of the largest batch; 0 if every request runs alone."""
+        """Rows of the largest batch; 0 if the network takes no other number than its own."""
         return self._limits.batch_rows if self._batchable else 0
 
     @property
@@ -173,8 +176,8 @@ class Batcher:
         )
 
     def _key(self, ticket: Ticket) -> Hashable:
-        if not self._batchable:
-            return ticket
+        if self._apart:
+            return object()  # not the ticket: that would hold itself, and its tensors
         if self._uniform:
             return None
         return tuple((name, array.shape[1:]) for name, array in sorted(ticket.tensors.items()))

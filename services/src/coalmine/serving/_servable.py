@@ -49,6 +49,10 @@ _PROBES = 5
 #: Seconds of one row beyond which a model is never run in place. What a large batch takes is then
 #: of no interest, and a network of images would keep hundreds of megabytes for having tried.
 _SLOW = 1e-3
+#: Of a slow model it is tried what two rows take, unless one row takes as long as this. Near twice
+#: the time of one, joining requests would only make the first of them wait for the last.
+_TRIED = 50e-3
+_NO_GAIN = 0.9
 _PROBE_ROWS = 64
 _ALL_ROWS = 2**31
 
@@ -144,11 +148,15 @@ class Servable:
         if transformer is not None:  # what clients send says little of what the network gets
             most = max(1, limits.batch_bytes // max(grown, 1))
             limits = replace(limits, batch_rows=min(limits.batch_rows, most))
+        batchable = model.batchable and all(spec.shape[:1] == (-1,) for spec in specs)
+        measured = self._measure()
+        on_gpu = laned is not None and laned.max_batch_rows is not None
         self._batcher = Batcher(
             self._compute,
-            batchable=model.batchable and all(spec.shape[:1] == (-1,) for spec in specs),
+            batchable=batchable,
+            apart=batchable and not on_gpu and not self._gains(measured),
             uniform=not any(-1 in spec.shape[1:] for spec in seen.inputs),
-            inline=self._warm_up(inline),
+            inline=_inline(inline, measured),
             limits=limits,
             finish=self._finish,
             runners=laned.runners if laned else 1,
@@ -263,26 +271,19 @@ class Servable:
         self._batcher.close()
         self._model.close()
 
-    def _warm_up(self, inline: InlineKind) -> InlinePolicy:
-        """Run the model before anyone waits for it, and find out whether to run it in place."""
-        measured = self._measure()
-        if inline == "always":
-            return InlinePolicy(_ALL_ROWS)
-        if inline == "never" or measured is None:
-            return InlinePolicy(0)
-        return InlinePolicy.measured(*measured)
-
     def _measure(self) -> tuple[float, float] | None:
-        """Seconds that one row takes, and each further one; None if a sample says nothing."""
+        """Run the model before anyone waits for it: seconds of one row, and of each further one.
+
+        None if a sample says nothing.
+        """
         fastest: dict[int, float] = {}
         for rows in (1, _PROBE_ROWS):
             sample = self._example(rows)
             for probe in range(_PROBES):
                 if probe > 1 and fastest[rows] > _SLOW:
                     break
-                start = self._clock.monotonic()
                 try:
-                    computed = self._compute(sample)
+                    computed, took = self._timed(sample)
                 except WrongOutputError as error:
                     raise ModelLoadError(f"on a sample, {error}") from error
                 except (ModelFailedError, InputRefusedError) as error:
@@ -293,12 +294,27 @@ class Servable:
                     ) from error
                 except SignatureError:
                     return None  # a transformer that needs real data, an image say
-                took = self._clock.monotonic() - start
                 fastest[rows] = min(took, fastest.get(rows, took))
             self._check_outputs(computed)
             if fastest[rows] > _SLOW:
                 return fastest[1], fastest[rows] / rows
         return fastest[1], (fastest[_PROBE_ROWS] - fastest[1]) / (_PROBE_ROWS - 1)
+
+    def _gains(self, measured: tuple[float, float] | None) -> bool:
+        """Whether rows are cheaper together, as far as it is known."""
+        one = measured[0] if measured else 0.0
+        if not _SLOW < one < _TRIED:
+            return True
+        sample = self._example(2)
+        try:
+            two = min([self._timed(sample)[1] for _ in range(_PROBES)])
+        except (ModelFailedError, ProtocolError, WrongOutputError):
+            return False
+        return two < _NO_GAIN * 2 * one
+
+    def _timed(self, tensors: Tensors) -> tuple[Computed, float]:
+        start = self._clock.monotonic()
+        return self._compute(tensors), self._clock.monotonic() - start
 
     def _example(self, rows: int) -> Tensors:
         example = getattr(self._compute.transformer, "example", None)
@@ -320,6 +336,15 @@ class Servable:
                     f"the transformer's postprocess gives {spec.name!r} as {array.dtype} of shape "
                     f"{list(array.shape)}, but declares {spec.datatype} {list(spec.shape)}"
                 )
+
+
+def _inline(kind: InlineKind, measured: tuple[float, float] | None) -> InlinePolicy:
+    """Whether to run the model in place."""
+    if kind == "always":
+        return InlinePolicy(_ALL_ROWS)
+    if kind == "never" or measured is None:
+        return InlinePolicy(0)
+    return InlinePolicy.measured(*measured)
 
 
 def _sample(spec: TensorSpec, rows: int) -> Array:
