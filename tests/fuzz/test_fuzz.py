@@ -56,7 +56,7 @@ def server(
     arguments = ("--max-body", str(MAX_BODY), "--receive-timeout", str(RECEIVE_SECONDS))
     with serving(model, directory / "log", *arguments, kind=request.param) as started:
         # KServe's own application is imported when it is first asked: 100 MB, and seconds of CPU.
-        assert httpx.get(f"{started.url}/openapi.json", timeout=60).status_code == 200
+        assert httpx.get(f"{started.url}/openapi.json", timeout=100).status_code == 200
         yield started
 
 

@@ -45,8 +45,9 @@ async def test_sigterm_lets_requests_finish_and_says_not_ready(
     await asyncio.sleep(0.4)
     begin = time.monotonic()
     served.process.send_signal(signal.SIGTERM)
-    while (await client.get(f"{served.url}/v2/models/toy/ready")).status_code != 503:
+    while (told := await client.get(f"{served.url}/v2/models/toy/ready")).status_code != 503:
         await asyncio.sleep(0.01)  # a connection error ends this test if it never says so
+    assert told.headers["connection"] == "close", "or the next request would meet a closed one"
     answers = await asyncio.gather(*in_flight)
     assert [answer.status_code for answer in answers] == [200, 200]
     assert await asyncio.to_thread(served.process.wait, 8) == 0

@@ -163,6 +163,8 @@ class ServingApp:
         if loop is None or loop.is_closed():
             done()
             return
+        if self._http1 is not None:
+            self._http1.leave()
         finished = asyncio.run_coroutine_threadsafe(self.plane.drain(self._options.drain), loop)
         finished.add_done_callback(lambda _: done())
 

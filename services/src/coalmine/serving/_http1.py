@@ -15,7 +15,7 @@ from uvicorn.server import ServerState
 
 from coalmine.serving._asgi import App
 from coalmine.serving._options import HTTP1_VARIABLE, ServeOptions
-from coalmine.serving._uvicorn_limits import LimitedConfig, LimitedProtocol, sweep
+from coalmine.serving._uvicorn_limits import CLOSE, LimitedConfig, LimitedProtocol, sweep
 
 __all__ = ["Http1"]
 
@@ -59,6 +59,10 @@ class Http1:
             backlog=self._config.backlog,
         )
         self._sweeping = asyncio.create_task(sweep(self._config, self._state))
+
+    def leave(self) -> None:
+        """Tell clients with every answer to go elsewhere; from any thread."""
+        self._state.default_headers = [CLOSE]
 
     async def close(self) -> None:
         """Take no more connections; what was in flight has been waited for already."""

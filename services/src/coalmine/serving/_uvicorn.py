@@ -21,7 +21,7 @@ from coalmine.serving._member import Link
 from coalmine.serving._native import NativeConfig
 from coalmine.serving._options import ServeOptions
 from coalmine.serving._ports import shared_socket
-from coalmine.serving._uvicorn_limits import LimitedConfig, sweep
+from coalmine.serving._uvicorn_limits import CLOSE, LimitedConfig, sweep
 
 __all__ = ["run"]
 
@@ -106,6 +106,9 @@ class _Server(uvicorn.Server):
             self.should_exit = self.force_exit = True
             return
         self._draining = True
+        # Clients of HTTP/1.1 go elsewhere with their next request: the connection ends with us.
+        self._limits.encoded_headers.append(CLOSE)  # of which it makes its own, once a second
+        self.server_state.default_headers = [*self.server_state.default_headers, CLOSE]
         self._app.drain(done=self._stop)
 
     def _stop(self) -> None:

@@ -14,8 +14,10 @@ from uvicorn.server import ServerState
 from coalmine.clock import SYSTEM_CLOCK
 from coalmine.serving._asgi import REQUEST
 
-__all__ = ["LimitedConfig", "LimitedProtocol", "sweep"]
+__all__ = ["CLOSE", "LimitedConfig", "LimitedProtocol", "sweep"]
 
+#: The header that ends a connection after an answer.
+CLOSE = (b"connection", b"close")
 #: Envoy's own bounds.
 _HEAD_BYTES = 60 * 1024
 _HEADERS = 100
