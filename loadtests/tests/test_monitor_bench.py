@@ -81,7 +81,10 @@ def test_coalmine_goes_through_all_of_it(tmp_path: Path) -> None:
     found = Results.read(tmp_path / "bench.json")
     assert found.delays == results.delays
     assert not results.failures
-    assert len(verdicts(results)) == 8, "two shifts in each of three worlds, PSI and CBPE"
+    told = "two shifts in each of three worlds, PSI, CBPE, and two losses by each of four changes"
+    assert len(verdicts(results)) == 16, told
+    assert results.validity["nothing"]["false"] == 0
+    assert results.validity["labels flipped, 20% lost"]["noticed"] == [1.0, 1.0]
     assert set(missed(results)) <= {text for text, *_ in verdicts(results)}
     judged = results.streams["stream"]["Coalmine"]
     assert 0 < judged["delays"]["3000"] <= 500
@@ -94,6 +97,7 @@ def test_coalmine_goes_through_all_of_it(tmp_path: Path) -> None:
     assert text.endswith("\nb\n")
     assert "| Coalmine |" in text
     assert "The stream stream" in text
+    assert "| boundary turned, 10% lost |" in text
 
 
 @pytest.mark.slow  # another process that imports everything

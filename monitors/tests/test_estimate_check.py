@@ -14,7 +14,7 @@ from scipy.special import softmax
 
 from coalmine.modeldir import ModelCard
 from coalmine_monitors.performance import Calibration, EstimateCheck
-from coalmine_monitors.performance._alternatives import FLIPS, ODDS, Alternatives
+from coalmine_monitors.performance._alternatives import FLIPS, ODDS, SCALES, Alternatives
 
 FEATURES = 5
 Change = Callable[["World", Any, Any], Any]
@@ -206,7 +206,7 @@ def test_it_is_forgiven_when_labels_agree_again_and_not_before() -> None:
 def test_evidence_is_not_expected_to_grow_while_odds_are_off_by_what_is_tolerated(
     classes: int,
 ) -> None:
-    kinds = len(FLIPS) + len(ODDS)
+    kinds = len(FLIPS) + len(ODDS) + len(SCALES)
     every = Alternatives(classes, np.vstack([np.ones(kinds), np.zeros((classes, kinds))]))
     for chance in np.linspace(0.02, 0.99, 60):
         one, answer = np.array([chance]), np.array([0])
@@ -238,4 +238,4 @@ def test_a_class_that_is_never_answered_and_many_classes_are_no_obstacle() -> No
     correct = (rng.random(5000) < chances).astype(np.float64)
     made = Alternatives.fit(chances, correct, rng.integers(0, 3, 5000), classes=800, window=125)
     assert not made.power[4:].any()
-    assert 0 < made.size <= 4 * (len(FLIPS) + len(ODDS))
+    assert 0 < made.size <= 4 * made.power.shape[1]

@@ -139,12 +139,12 @@ def psi_share(command):
     }
 
 
-def estimate(command):
-    """CBPE: accuracy of each window of scores [rows] of a binary model, with its interval."""
+def _calibrated(command):
+    """The calibration of a binary model's scores, and the table of the stream."""
     import pyarrow as pa
 
     from coalmine.modeldir import Column, ModelCard, Tensor
-    from coalmine_monitors.performance._estimate import Calibration, Expected
+    from coalmine_monitors.performance import Calibration
 
     classes = Column(name="answer", type="categorical", categories=("no", "yes"))
     scores = (Column(name="p_no"), Column(name="p_yes"))
@@ -164,8 +164,15 @@ def estimate(command):
             "true_label": np.where(truth > 0, "yes", "no"),
         })  # fmt: skip
 
-    calibration = Calibration.fit(table(command["reference"]), card)
-    chances = calibration.chances(table(command["stream"]))
+    return Calibration.fit(table(command["reference"]), card), table(command["stream"])
+
+
+def estimate(command):
+    """CBPE: accuracy of each window of scores [rows] of a binary model, with its interval."""
+    from coalmine_monitors.performance import Expected
+
+    calibration, stream = _calibrated(command)
+    chances = calibration.chances(stream)
     found = []
     for at in range(0, len(chances) - command["window"] + 1, command["window"]):
         some = chances[at : at + command["window"]]
@@ -177,6 +184,25 @@ def estimate(command):
     return {"lower": [each.lower for each in found], "upper": [each.upper for each in found]}
 
 
+def doubted(command):
+    """The labelled rows at which the flag of the estimates turned false."""
+    from coalmine_monitors.performance import EstimateCheck
+
+    calibration, stream = _calibrated(command)
+    check, rows = EstimateCheck(calibration), []
+    answers = stream.column("answer").to_numpy()
+    correct = (stream.column("true_label").to_numpy(zero_copy_only=False) == "yes") == answers
+    seen = zip(
+        calibration.chances(stream).tolist(), correct.tolist(), answers.tolist(), strict=True
+    )
+    for row, (chance, right, klass) in enumerate(seen):
+        before = check.valid
+        check.update(chance=chance, correct=right, klass=klass)
+        if before and not check.valid:
+            rows.append(row)
+    return {"rows": rows}
+
+
 if __name__ == "__main__":
     serve(
         {
@@ -184,5 +210,5 @@ if __name__ == "__main__":
             "declared": _declared(run_length=100, min_effect=0.0),
             "as shipped": _declared(run_length=2000, min_effect=0.2),
         },
-        {"merge": merge, "soak": soak, "psi": psi_share, "estimate": estimate},
+        {"merge": merge, "soak": soak, "psi": psi_share, "estimate": estimate, "doubted": doubted},
     )

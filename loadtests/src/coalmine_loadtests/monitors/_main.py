@@ -22,6 +22,7 @@ from coalmine_loadtests.monitors._errors import MonitorBenchError
 from coalmine_loadtests.monitors._results import Results
 from coalmine_loadtests.monitors._streams import StreamFile, judge_stream
 from coalmine_loadtests.monitors._throughput import merge, soak, throughput
+from coalmine_loadtests.monitors._validity import validity
 from coalmine_loadtests.monitors._worlds import NULLS, World
 from coalmine_loadtests.serving._machine import machine
 
@@ -108,6 +109,7 @@ class _Bench:
         worker = self.detectors.worker(self.ours)
         self.results.psi = psi_share(worker, sizes)
         self.results.coverage[OURS] = coverage(worker, sizes)
+        self.results.validity = validity(worker, sizes)
         for method in self.methods:
             if method.library == "NannyML":
                 self.results.coverage["NannyML"] = coverage(self.detectors.worker(method), sizes)

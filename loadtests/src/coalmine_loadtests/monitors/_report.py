@@ -96,10 +96,30 @@ def _sections(results: Results) -> Iterator[_Section]:
             for name, each in results.coverage.items()
         ]
         yield "The true accuracy within the 95 % interval", head, rows
+    if results.validity:
+        yield _validity(results)
     for window, methods in results.throughput.items():
         yield _speed(window, methods)
     for name, found in results.streams.items():
         yield _stream(name, found)
+
+
+def _validity(results: Results) -> _Section:
+    rows = [
+        [
+            name,
+            ", ".join(
+                f"{share:.0%} ({labels})"
+                for share, labels in zip(each["noticed"], each["labels"], strict=True)
+            )
+            if "noticed" in each
+            else f"{each['false']} times in {each['rows']:,}",
+            str(each["runs"]),
+        ]
+        for name, each in results.validity.items()
+    ]
+    head = ["labels mean something else", "runs in which the flag is false (by so many labels)"]
+    return "The flag of estimated accuracy", [*head, "runs"], rows
 
 
 def _false_alarms(results: Results) -> _Section:

@@ -69,6 +69,9 @@ class Results:
 
     psi: dict[str, Any] = field(default_factory=dict)
     coverage: dict[str, dict[str, Any]] = field(default_factory=dict)
+    validity: dict[str, dict[str, Any]] = field(default_factory=dict)
+    """By change of what labels mean: how soon the flag of the estimates is false."""
+
     throughput: dict[str, dict[str, dict[str, float]]] = field(default_factory=dict)
     """Rows of a window, then method: rows_per_second, peak_mb."""
 
@@ -146,7 +149,13 @@ def _infinite(value: Any) -> Any:
 
 def verdicts(results: Results) -> list[tuple[str, str, str, bool]]:
     """The bars that this was run for: text, asked, measured, and whether it is met."""
-    return [*_nulls(results), *_power(results), *_shares(results), *_speed(results)]
+    return [
+        *_nulls(results),
+        *_power(results),
+        *_shares(results),
+        *_flags(results),
+        *_speed(results),
+    ]
 
 
 def missed(results: Results) -> list[str]:
@@ -204,6 +213,16 @@ def _shares(results: Results) -> list[tuple[str, str, str, bool]]:
             shown = f"{each['covered']:.1%} of {each['windows']:,} windows"
             text = "CBPE: true accuracy within the 95 % interval"
             found.append((text, ">= 90%", shown, each["covered"] >= 0.9))
+    return found
+
+
+def _flags(results: Results) -> list[tuple[str, str, str, bool]]:
+    found = []
+    for name, each in results.validity.items():
+        if each.get("lost", 0.0) >= 0.1:
+            share, labels = each["noticed"][-1], each["labels"][-1]
+            text = f"CBPE: {name}: the flag is false within {labels} labels"
+            found.append((text, ">= 90%", f"{share:.0%} of {each['runs']} runs", share >= 0.9))
     return found
 
 

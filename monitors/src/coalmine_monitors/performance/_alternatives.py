@@ -4,8 +4,9 @@ Of every labelled row it was known how likely its answer was right. If classes f
 as they did, right and wrong answers are throws of such coins, whatever the features do meanwhile.
 If they do not, the coins are others. Which, nobody knows, but the kinds are few: some share of the
 classes is another one now (`FLIPS`: of all rows, a region, beyond a boundary that turned; most of
-it is seen where the model was sure), or all odds are better or worse than they were (`ODDS`: noise,
-other shares of classes), each everywhere or where one class is answered. The ratio of the
+it is seen where the model was sure), or all odds are better or worse than they were (`ODDS`: other
+shares of classes), or nearer to a guess (`SCALES`: noise, other features that matter), each
+everywhere or where one class is answered. The ratio of the
 likelihoods under such an alternative and under what was expected is an e-value: 1 at most, on
 average, as long as the estimate is right, and large soon where it is wrong in that way or one like
 it. Errors where the model was sure weigh most, which the number of right answers alone leaves out.
@@ -23,12 +24,14 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.special import expit, log_expit, logit
 
-__all__ = ["FLIPS", "ODDS", "Alternatives"]
+__all__ = ["FLIPS", "ODDS", "SCALES", "Alternatives"]
 
 #: Shares of rows of which the class is another one.
 FLIPS = (0.0125, 0.025, 0.05, 0.1, 0.2, 0.4)
 #: Factors of the odds that an answer is right, as logarithms.
 ODDS = (-2.0, -1.0, -0.5, -0.25, 0.25, 0.5, 1.0, 2.0)
+#: Factors of these logarithms: the model is less sure than it says, or surer.
+SCALES = (0.25, 0.5, 0.7, 1.5)
 #: Evidence against an alternative, in nats, that so many rows of the reference hold: a smaller one
 #: is none, since no window of labels tells it from luck, and every calibration is off by a little.
 _TOLD, _TOLD_ROWS = 3.0, 500
@@ -115,15 +118,15 @@ def _logs(chances: Floats, classes: int) -> tuple[Floats, Floats]:
     Against those of the chances that are tolerated which are nearest to the alternative.
     """
     odds = logit(np.clip(chances, _SURE, 1 - _SURE))[:, None]
-    flips, moved = np.array(FLIPS), np.array(ODDS)
     # Where an answer is a guess, another class is as good.
-    guess = -np.log(max(classes - 1, 1))
-    toward = odds + np.clip(guess - odds, -_TOLERATED, _TOLERATED)
-    worse = np.clip(expit(toward), _MISTAKES, 1 - _MISTAKES)
-    flipped = worse * (1 - flips) + (1 - worse) * flips / max(classes - 1, 1)
-    near = odds + np.sign(moved) * _TOLERATED
-    right = np.hstack([np.log(flipped / worse), log_expit(near + moved) - log_expit(near)])
-    wrong = np.hstack(
-        [np.log((1 - flipped) / (1 - worse)), log_expit(-near - moved) - log_expit(-near)]
+    guess, flips, usual = -np.log(max(classes - 1, 1)), np.array(FLIPS), expit(odds)
+    flipped = logit(usual * (1 - flips) + (1 - usual) * flips / max(classes - 1, 1))
+    scaled = guess + (odds - guess) * np.array(SCALES)
+    others = np.hstack([flipped, odds + np.array(ODDS), scaled])
+    near, sure = odds + np.clip(others - odds, -_TOLERATED, _TOLERATED), logit(1 - _MISTAKES)
+    near = np.where(
+        others < odds,
+        np.maximum(others, np.minimum(near, sure)),
+        np.minimum(others, np.maximum(near, -sure)),
     )
-    return right, wrong
+    return log_expit(others) - log_expit(near), log_expit(-others) - log_expit(-near)
