@@ -20,7 +20,7 @@ from coalmine_loadtests.rollout._load import Load
 
 __all__ = ["WeightsOptions", "WeightsReport", "run_weights"]
 
-_READY_S = 20.0
+_READY_S = 60.0
 _ROUTED_S = 10.0
 
 
