@@ -80,6 +80,7 @@ async def test_a_monitor_whose_steps_fail_says_so_and_how_far_behind_it_is(
         return step(self, before)
 
     monkeypatch.setattr(StateStore, "step", failing)
+    monkeypatch.setattr("coalmine_monitors._worker._LAST_RETRY", 0.2)
     app = APPS[kind](make_service(), log=world.log, state=world.root / "m.db", models=world.models)
     async with run_app(app) as client:
 

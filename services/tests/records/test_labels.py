@@ -92,6 +92,8 @@ def test_the_join_is_bounded_in_time_and_ordered_by_it(
     assert [name for name, *_ in _truth(log, since=20.0)] == ["t20", "t30"]
     assert [name for name, *_ in _truth(log, until=20.0)] == ["t10"]
     assert _truth(log, since=15.0, until=15.0) == []
+    assert len(_truth(log, since=-1e300, until=float("inf"))) == 3
+    assert [log.offset_before(time) for time in (-1e300, 1e300)] == [0, 3]
 
 
 def test_versions_with_different_columns_join_into_one_table(

@@ -126,7 +126,7 @@ class SqliteRecordLog:
             (key,) = connection.execute(
                 "SELECT min(key) FROM batches INDEXED BY batches_time"
                 " WHERE max_time >= ? AND key BETWEEN ? AND ?",
-                (round(time * 1_000_000), *self._span(partition)),
+                (_microseconds(time), *self._span(partition)),
             ).fetchone()
         return self.end_offset(partition) if key is None else offset_of(key) - 1
 
@@ -190,8 +190,8 @@ class SqliteRecordLog:
         labels_up_to: int | None = None,
     ) -> pa.Table:
         """See `RecordLog.labelled`."""
-        low = None if since is None else round(since * 1_000_000)
-        high = None if until is None else round(until * 1_000_000)
+        low = None if since is None else _microseconds(since)
+        high = None if until is None else _microseconds(until)
         conditions = {
             "model_version = ?": model_version, "max_time >= ?": low, "min_time < ?": high
         }  # fmt: skip
@@ -260,6 +260,11 @@ class SqliteRecordLog:
         if not 0 <= partition < self._partitions:
             raise ValueError(f"partition {partition}: the log has {self._partitions}, from 0")
         return span_of(partition)
+
+
+def _microseconds(time: float) -> int:
+    """A time as the log has it; what is beyond all of them is the first or last there is."""
+    return round(min(max(time * 1_000_000, -(2.0**62)), 2.0**62))
 
 
 def _batches(

@@ -109,6 +109,11 @@ def collect(
         if version is None or incident["model_version"] == version
     ]
     judged = (drift.get("windows"), quality.get("windows"), performance.get("windows"))
+    if version is not None and version not in versions and not any((incidents, *judged)):
+        known = ", ".join(versions) or "none"
+        raise ReportError(
+            f"{model}: nothing of version {version} in that range; there are: {known}"
+        )
     if not any((versions, incidents, *judged)):
         raise ReportError(
             f"{model}: no records and no judged windows in that range; see `coalmine status`, and "
