@@ -22,7 +22,7 @@ from coalmine_loadtests.records._payload import Payload
 
 __all__ = ["KillResult", "run_kills"]
 
-_READY_S = 60.0
+_READY_S = 180.0
 #: A round lasts up to so long after the collector's first answer.
 _LIFE_S = 0.25
 
