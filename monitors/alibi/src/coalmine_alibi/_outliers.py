@@ -118,6 +118,8 @@ def make_outlier_detector(plan: Plan, rows: Any) -> Any:
         from alibi_detect.utils.pytorch.kernels import GaussianRBF
 
         options["kernel"] = GaussianRBF()
+        # Its other way asks scikit-learn for a method that it no longer has.
+        options["optimization"] = "bgd"
     detector = load_class(plan.entry.module, plan.detector)(**options)
     if plan.detector == "Mahalanobis":
         detector.score(rows)  # which is how it learns
