@@ -216,7 +216,7 @@ async def test_what_fills_the_spool_is_shipped_before_the_next_time_comes(
     async with started(emitter):
         for number in range(100):
             emitter.emit(make_record(f"r{number}", rows=100))
-            await until(lambda: emitter.stats().pending_rows < 1_500, seconds=60.0)
+            await until(lambda: emitter.stats().pending_rows < 1_000, seconds=60.0)
     stats = emitter.stats()
     assert (stats.acknowledged_rows, stats.dropped_rows) == (10_000, 0)
 
