@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import gc
+import weakref
+
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from coalmine.protocol import Tensors
+from coalmine.serving import Batcher
 from coalmine.serving._batch import Computed, Steps, Ticket, run_batch
 
 
@@ -90,3 +94,21 @@ def test_outputs_that_do_not_fit_together_are_run_alone() -> None:
     batches = run_batch(as_wide_as_it_is_long, tickets_of(2, 3), piece_rows=3)
     assert [batch.rows for batch in batches] == [2, 3]
     assert all(batch.error is None for batch in batches)
+
+
+async def test_what_has_run_alone_is_let_go_at_once() -> None:
+    """A ticket that held itself would keep its tensors until the collector of cycles came by."""
+    batcher = Batcher(Counting(), batchable=False)
+    gc.disable()
+    try:
+        tensors: Tensors = {"x": np.ones(1, np.float32)}
+        gone = weakref.ref(tensors["x"])
+        await batcher.submit(tensors, 1)
+        await batcher.submit(
+            {"x": np.ones(1, np.float32)}, 1
+        )  # until then the runner remembers its last
+        del tensors
+        assert gone() is None
+    finally:
+        gc.enable()
+    batcher.close()

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-import gc
 import threading
-import weakref
 from collections.abc import Callable
 from typing import Any
 
@@ -95,22 +93,6 @@ async def test_a_network_without_a_batch_dimension_runs_each_request_alone() -> 
     gate.leave.release(10)
     await asyncio.gather(*tasks)
     assert gate.batches == [[1], [2], [3]]
-    batcher.close()
-
-
-async def test_what_has_run_alone_is_let_go_at_once() -> None:
-    """A ticket that held itself would keep its tensors until the collector of cycles came by."""
-    batcher = Batcher(doubled, batchable=False)
-    gc.disable()
-    try:
-        tensors = column(1)
-        gone = weakref.ref(tensors["x"])
-        await batcher.submit(tensors, 1)
-        await batcher.submit(column(2), 1)  # until then the runner remembers its last
-        del tensors
-        assert gone() is None
-    finally:
-        gc.enable()
     batcher.close()
 
 
