@@ -24,6 +24,7 @@ from coalmine.records import (
     drain_spool,
     spool_stats,
 )
+from coalmine.records._frame import Layout
 from coalmine.records._framing import scan
 
 from .emitting import NOWHERE, MakeRecord, ReadIds, emitter_of, keys, started, until
@@ -75,6 +76,42 @@ async def test_segments_are_written_over_and_what_was_in_them_is_never_shipped_a
         names.append("after")
         again.emit(make_record("after", rows=40))
     assert read_ids(collector.log) == keys(names, 40)
+
+
+async def test_no_frame_is_made_for_a_full_spool_and_again_when_it_has_room(
+    tmp_path: Path, card: ModelCard, collector: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    inputs = {"features": np.ones((100, 24), np.float32)}
+    outputs = {
+        tensor.name: np.ones((100, len(tensor.columns)), np.float32) for tensor in card.outputs
+    }
+    made: list[int] = []
+    encode = Layout.encode_batch
+
+    def counting(self: Layout, *args: Any, **options: Any) -> Any:
+        made.append(1)
+        return encode(self, *args, **options)
+
+    monkeypatch.setattr(Layout, "encode_batch", counting)
+    emitter = emitter_of(tmp_path / "spool", collector.url, card, max_bytes=200_000)
+
+    def emit() -> None:
+        request = AnsweredRequest("r", 1e9, "v2", 1, 100, 1, -1)
+        emitter.emit_batch([request], inputs, outputs, batch_rows=100)
+
+    while not emitter.stats().dropped_rows:
+        emit()
+    frames = len(made)
+    for _ in range(5):
+        emit()
+    assert len(made) == frames
+    assert emitter.stats().dropped["spool_full"] == emitter.stats().dropped_rows == 600
+    async with started(emitter):
+        await until(lambda: emitter.stats().pending_rows == 0)
+        emit()
+        await until(lambda: emitter.stats().pending_rows == 0)
+    assert len(made) == frames + 1
+    assert emitter.stats().acknowledged_rows == frames * 100
 
 
 async def test_a_full_spool_drops_and_counts_also_across_restarts(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import gc
 import weakref
 
@@ -11,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from coalmine.protocol import Tensors
-from coalmine.serving import Batcher
+from coalmine.serving import Batcher, InlinePolicy
 from coalmine.serving._batch import Computed, Steps, Ticket, run_batch
 
 
@@ -104,11 +105,24 @@ async def test_what_has_run_alone_is_let_go_at_once() -> None:
         tensors: Tensors = {"x": np.ones(1, np.float32)}
         gone = weakref.ref(tensors["x"])
         await batcher.submit(tensors, 1)
-        await batcher.submit(
-            {"x": np.ones(1, np.float32)}, 1
-        )  # until then the runner remembers its last
+        # Until then the runner remembers its last.
+        await batcher.submit({"x": np.ones(1, np.float32)}, 1)
         del tensors
         assert gone() is None
     finally:
         gc.enable()
     batcher.close()
+
+
+async def test_a_batch_that_runs_in_place_is_cut_and_one_that_is_handed_over_is_not() -> None:
+    sizes = (600, 400, 600, 1500)
+    for inline, pieces in ((InlinePolicy(4096), [1000, 600, 1500]), (None, [sum(sizes)])):
+        model = Counting()
+        batcher = Batcher(model, inline=inline)
+        tensors: list[Tensors] = [{"x": np.ones(size, np.float32)} for size in sizes]
+        outcomes = await asyncio.gather(
+            *(batcher.submit(each, size) for each, size in zip(tensors, sizes, strict=True))
+        )
+        assert model.given == pieces
+        assert [len(outcome.computed.outputs["y"]) for outcome in outcomes] == list(sizes)
+        batcher.close()

@@ -6,10 +6,10 @@ If they do not, the coins are others. Which, nobody knows, but the kinds are few
 classes is another one now (`FLIPS`: of all rows, a region, beyond a boundary that turned; most of
 it is seen where the model was sure), or all odds are better or worse than they were (`ODDS`: other
 shares of classes), or nearer to a guess (`SCALES`: noise, other features that matter), each
-everywhere or where one class is answered. The ratio of the
-likelihoods under such an alternative and under what was expected is an e-value: 1 at most, on
-average, as long as the estimate is right, and large soon where it is wrong in that way or one like
-it. Errors where the model was sure weigh most, which the number of right answers alone leaves out.
+everywhere or where one class is answered. The ratio of the likelihoods under such an alternative
+and under what was expected is an e-value: 1 at most, on average, as long as the estimate is right,
+and large soon where it is wrong in that way or one like it. Errors where the model was sure weigh
+most, which the number of right answers alone leaves out.
 
 Sources: Wald, "Sequential tests of statistical hypotheses", 1945; Grünwald, de Heide and Koolen,
 "Safe testing", 2024. Powers below 1 of likelihood ratios: Grünwald and van Ommen, "Inconsistency of
