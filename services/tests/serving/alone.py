@@ -32,6 +32,53 @@ class Halved:
 class Unfit(Halved):
     model_inputs = (TensorSpec("features", "FP32", (-1, 9)),)
 
+class Faulty:
+    # What preprocess does wrong is said by the first value, postprocess by the number of rows.
+    inputs = (TensorSpec("x", "FP32", (-1, 4)),)
+    outputs = (TensorSpec("best", "FP32", (-1,)),)
+
+    def example(self, rows):
+        return {"x": np.zeros((rows, 4), np.float32)}
+
+    def preprocess(self, tensors):
+        x = tensors["x"]
+        case = x[0, 0]
+        if case == 1:
+            x = x.astype(np.float64)
+        elif case == 2:
+            x = x[:-1]
+        elif case == 3:
+            return {"feature": x}
+        elif case == 4:
+            x = x.tolist()
+        elif case == 5:
+            return None
+        elif case == 6:
+            x = x * np.float32(3e38) * np.float32(9)
+        elif case == 7:
+            raise ValueError
+        elif case == 8:
+            raise SystemExit("secret")
+        elif case == 9:
+            x = x.astype(">f4")
+        elif case == 10:
+            x[0, 0] = 0
+        return {"features": x, "unasked": x}
+
+    def postprocess(self, tensors):
+        shares = tensors["probabilities"]
+        shares *= 2
+        best = shares.max(axis=1)
+        if len(best) == 3:
+            best = best.astype(np.float64)
+        elif len(best) == 4:
+            best = best[:-1]
+        elif len(best) == 5:
+            return {"worst": best}
+        elif len(best) == 6:
+            raise ValueError("secret")
+        return {"best": best, "unasked": shares}
+
 class Declared(Halved):
     model_inputs = (TensorSpec("features", "FP32", (-1, 4)),)
     model_outputs = (TensorSpec("label", "INT64", (-1,)),)

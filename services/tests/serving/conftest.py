@@ -236,6 +236,7 @@ def alone(start: Any, tmp_path_factory: pytest.TempPathFactory) -> Callable[...,
             **more,
         )
 
+    start_one.directory = directory  # type: ignore[attr-defined]
     return start_one
 
 

@@ -12,6 +12,7 @@ import numpy as np
 import psutil
 import pytest
 import tritonclient.grpc as triton_grpc
+import tritonclient.http as triton_http
 
 from coalmine.serving import StartupError
 from coalmine.serving._transformer_main import options_of
@@ -28,6 +29,20 @@ def predictor(start: Any, model_dir: Path) -> Any:
 def pair(request: pytest.FixtureRequest, alone: Any, predictor: Any) -> Any:
     """A transformer whose predictor is asked over HTTP, or over gRPC."""
     return alone("Halved", "--predictor", f"{request.param}://127.0.0.1:{predictor.port}")
+
+
+@pytest.fixture(scope="module")
+def faulty(start: Any, alone: Any, predictor: Any, model_dir: Path) -> list[Any]:
+    """One class in the predictor's process, and alone over REST, gRPC and V1."""
+    address = f"127.0.0.1:{predictor.port}"
+    v1 = ("--predictor", f"http://{address}", "--predictor-protocol", "v1")
+    dotted = ("--transformer", "alone_examples:Faulty")
+    return [
+        start(model_dir, *dotted, PYTHONPATH=str(alone.directory)),
+        alone("Faulty", "--predictor", f"http://{address}"),
+        alone("Faulty", "--predictor", f"grpc://{address}"),
+        alone("Faulty", *v1),
+    ]
 
 
 def test_every_protocol_of_its_own(pair: Any, truth: Any) -> None:
@@ -75,6 +90,70 @@ def test_a_clients_mistake_and_a_transformers_fault(
     assert answer.status_code == status
     assert message in answer.json()["error"]
     assert "secret" not in answer.text
+
+
+@pytest.mark.parametrize(
+    ("case", "status", "message"),
+    [
+        (0, 200, ""),
+        (1, 500, "the transformer's preprocess: tensor 'features' is FP64, declared is FP32"),
+        (2, 500, "the transformer's preprocess: tensor 'features' has 1 rows for 2"),
+        (3, 500, "preprocess: returned the tensors feature; declared are features"),
+        (4, 500, "preprocess: tensor 'features' is a list, not an array"),
+        (5, 500, "preprocess: returned NoneType, not a dict of arrays by tensor name"),
+        (6, 400, "these values make 'features', which the model takes, not finite"),
+        (7, 400, "does not say why"),
+        (8, 500, "the model failed on this request"),
+        (9, 200, ""),
+        (10, 200, ""),
+    ],
+)
+def test_a_faulty_transformer_is_answered_the_same_wherever_it_runs(
+    faulty: list[Any], case: int, status: int, message: str
+) -> None:
+    rows = np.array([[case, 1, 2, 3], [4, 5, 6, 7]], np.float32)
+    found = []
+    for served in faulty:
+        tensor = triton_http.InferInput("x", [2, 4], "FP32")
+        tensor.set_data_from_numpy(rows)
+        wanted = [triton_http.InferRequestedOutput("best", binary_data=False)]
+        body, length = triton_http.InferenceServerClient.generate_request_body(
+            [tensor], outputs=wanted
+        )
+        binary = {"inference-header-content-length": str(length)}
+        described = {"name": "x", "datatype": "FP32", "shape": [2, 4], "data": rows.tolist()}
+        url = f"{served.url}/v2/models/toy/infer"
+        for answer in (
+            httpx.post(url, content=body, headers=binary),
+            httpx.post(url, json={"inputs": [described]}),
+        ):
+            assert answer.status_code == status, f"{answer.text}\n{served.text()}"
+            assert message in answer.text
+            assert "secret" not in answer.text
+            content = answer.json()
+            found.append(content["outputs"][0]["data"] if status == 200 else content["error"])
+    assert found == found[:1] * len(found)
+
+
+@pytest.mark.parametrize(
+    ("rows", "status", "message"),
+    [
+        (2, 200, ""),
+        (3, 500, "postprocess: tensor 'best' is FP64, declared is FP32"),
+        (4, 500, "the transformer's postprocess: tensor 'best' has 3 rows for 4"),
+        (5, 500, "postprocess: returned the tensors worst; declared are best"),
+        (6, 500, "the model failed on this request"),
+    ],
+)
+def test_so_is_what_it_makes_of_the_answer(
+    faulty: list[Any], rows: int, status: int, message: str
+) -> None:
+    for served in faulty:
+        url = f"{served.url}/v1/models/toy:predict"
+        answer = httpx.post(url, json={"instances": [[0.0, 1, 2, 3]] * rows})
+        assert answer.status_code == status, answer.text
+        assert message in answer.text
+        assert "secret" not in answer.text
 
 
 def test_an_empty_batch_needs_no_predictor(pair: Any) -> None:

@@ -49,6 +49,13 @@ class Lying(Named):
 class Forgetful(Named):
     outputs = (TensorSpec("reason", "BYTES", (-1,)),)
 
+class Silent(Named):
+    outputs = None
+
+class Double(Named):
+    def preprocess(self, tensors):
+        return {"features": tensors["raw"]}
+
 class Narrow(Named):
     model_inputs = (TensorSpec("features", "FP32", (-1, 3)),)
 
@@ -218,8 +225,10 @@ def test_what_is_small_to_send_cannot_be_large_for_the_model(pictures: Any) -> N
 @pytest.mark.parametrize(
     ("name", "message"),
     [
-        ("Lying", "postprocess gives 'name' as object of shape .*declares INT64"),
-        ("Forgetful", "postprocess drops: reason"),
+        ("Lying", "postprocess: tensor 'name' is BYTES, declared is INT64"),
+        ("Forgetful", "postprocess: returned the tensors name, certainty; declared are reason"),
+        ("Silent", "declared are label, probabilities, the model's own: it declares no `outputs`"),
+        ("Double", "preprocess: tensor 'features' is FP64, declared is FP32"),
         ("Narrow", r"transformer gives features FP32 \[-1, 3\]; the model takes .*\[-1, 4\]"),
         ("Odd", "`inputs` must be a tuple of TensorSpec"),
         ("Fixed", "`inputs`: the first dimension of every tensor is the batch"),

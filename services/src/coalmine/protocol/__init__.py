@@ -14,7 +14,7 @@ from coalmine.protocol._errors import (
     SignatureError,
 )
 from coalmine.protocol._infer_memo import InferMemo
-from coalmine.protocol._signature import InferenceCall, NonFinite, Signature
+from coalmine.protocol._signature import InferenceCall, NonFinite, Signature, is_finite
 from coalmine.protocol._tensors import (
     DATATYPES,
     Array,
@@ -52,6 +52,7 @@ __all__ = [
     "encode_v2",
     "from_raw",
     "from_values",
+    "is_finite",
     "predictions",
     "to_raw",
 ]

@@ -12,7 +12,7 @@ import numpy as np
 from coalmine.protocol._errors import SignatureError
 from coalmine.protocol._tensors import Array, Tensors, TensorSpec
 
-__all__ = ["InferenceCall", "NonFinite", "Signature"]
+__all__ = ["InferenceCall", "NonFinite", "Signature", "is_finite"]
 
 #: What FP tensors may hold beside numbers: NaN as a missing value, NaN and infinity, or neither.
 NonFinite = Literal["missing", "allow", "reject"]
@@ -124,14 +124,24 @@ def check_tensor(array: Array, spec: TensorSpec, non_finite: NonFinite) -> None:
         )
     if array.dtype != dtype:
         raise SignatureError(f"input {spec.name!r}: {array.dtype} is not {spec.datatype}")
-    if dtype.kind != "f" or non_finite == "allow":
-        return
+    if not is_finite(array, non_finite):
+        raise SignatureError(f"input {spec.name!r}: holds a value that is not finite")
+
+
+def is_finite(array: Array, non_finite: NonFinite) -> bool:
+    """Whether the values are as finite as they have to be.
+
+    >>> values = np.array([1.0, np.nan])
+    >>> is_finite(values, "missing"), is_finite(values, "reject")
+    (True, False)
+    """
+    if array.dtype.kind != "f" or non_finite == "allow":
+        return True
     # If the squares have a finite sum, so has every value: one pass without a temporary array. Not
     # so for FP16, for which there is no fast product.
-    if dtype.itemsize > 2 and math.isfinite(np.vdot(array, array)):
-        return
-    if np.isinf(array).any() if non_finite == "missing" else not np.isfinite(array).all():
-        raise SignatureError(f"input {spec.name!r}: holds a value that is not finite")
+    if array.dtype.itemsize > 2 and math.isfinite(np.vdot(array, array)):
+        return True
+    return not np.isinf(array).any() if non_finite == "missing" else bool(np.isfinite(array).all())
 
 
 def _short(value: object) -> str:

@@ -25,7 +25,7 @@ from coalmine.protocol import (
     TensorSpec,
     datatype_of,
 )
-from coalmine.serving._checks import checked_outputs
+from coalmine.serving._checks import checked_tensors
 from coalmine.serving._errors import ModelLoadError, WrongOutputError
 
 __all__ = ["MLMODEL", "PyfuncModel", "onnx_flavour"]
@@ -119,7 +119,7 @@ class PyfuncModel:
             _log.warning("the model refuses an input", exc_info=True)
             reason = (str(error).strip() or "ValueError").splitlines()[0][:200]
             raise SignatureError(f"the model refuses this input: {reason}") from error
-        return checked_outputs(self._named(answer), self.signature, rows=rows)
+        return checked_tensors(self._named(answer), self.signature.outputs, rows=rows)
 
     def close(self) -> None:
         """Nothing to do: what the model holds goes with the object."""

@@ -21,11 +21,10 @@ import numpy as np
 
 from coalmine.protocol import (
     Signature,
-    SignatureError,
     Tensors,
     TensorSpec,
 )
-from coalmine.serving._checks import checked_outputs
+from coalmine.serving._checks import checked_tensors, refusal_of
 from coalmine.serving._errors import ModelLoadError, WrongOutputError
 
 __all__ = ["Computing", "PythonModel", "is_dotted", "load_predictor"]
@@ -120,10 +119,12 @@ class PythonModel:
             if self._loop is not None:
                 answer = self._loop.run(answer)
         except ValueError as error:
-            raise SignatureError(str(error)) from error
+            raise refusal_of(error) from error
         rows = next((array.shape[0] for array in tensors.values() if array.ndim), 1)
         try:
-            return checked_outputs(answer, self.signature, rows=rows if self.batchable else None)
+            return checked_tensors(
+                answer, self.signature.outputs, rows=rows if self.batchable else None
+            )
         except WrongOutputError as error:
             _log.error("%s.compute: %s", self._kind, error)
             raise

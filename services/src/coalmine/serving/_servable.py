@@ -20,7 +20,6 @@ from coalmine.protocol import (
     SignatureError,
     Tensors,
     TensorSpec,
-    datatype_of,
 )
 from coalmine.records import RecordEmitter
 from coalmine.serving._asgi import Headers
@@ -33,13 +32,8 @@ from coalmine.serving._metrics import ModelMetrics
 from coalmine.serving._model import Laned, Runnable
 from coalmine.serving._open import Opened, open_model
 from coalmine.serving._options import ServeOptions
-from coalmine.serving._transform import (
-    Transforming,
-    check_growth,
-    client_signature,
-    load_transformer,
-    row_bytes,
-)
+from coalmine.serving._transform import Transforming, client_signature, load_transformer
+from coalmine.serving._transform_steps import TransformSteps, rows_of
 
 __all__ = ["Servable"]
 
@@ -62,38 +56,31 @@ class _Compute:
     """The whole of a batch's work: preprocess, network, postprocess."""
 
     model: Runnable
-    transformer: Transforming | None
+    steps: TransformSteps | None
     clock: Clock
-    row_bytes: int
-    """Of what the transformer makes of one row."""
 
     def __call__(self, tensors: Tensors) -> Computed:
+        if self.steps is None:
+            predictions = self._predict(tensors)
+            return Computed(tensors, predictions, predictions)
+        rows = rows_of(tensors)
+        began = self.clock.monotonic()
+        features = self.steps.preprocess(tensors, rows=rows)
+        preprocessed = self.clock.monotonic()
+        predictions = self._predict(features)
+        predicted = self.clock.monotonic()
+        outputs = self.steps.postprocess(predictions, rows=rows)
+        steps = Steps(began, preprocessed, predicted, self.clock.monotonic())
+        return Computed(features, predictions, outputs, steps)
+
+    def _predict(self, features: Tensors) -> Tensors:
         try:
-            if self.transformer is None:
-                predictions = self.model.run(tensors)
-                return Computed(tensors, predictions, predictions)
-            # Overflow and division by zero in it give inf and NaN, not warnings in a log.
-            with np.errstate(all="ignore"):
-                began = self.clock.monotonic()
-                features = self._preprocess(self.transformer, tensors)
-                preprocessed = self.clock.monotonic()
-                predictions = self.model.run(features)
-                predicted = self.clock.monotonic()
-                outputs = self.transformer.postprocess(dict(predictions))
-            steps = Steps(began, preprocessed, predicted, self.clock.monotonic())
-            return Computed(features, predictions, outputs, steps)
+            return self.model.run(features)
         except (ProtocolError, WrongOutputError):
             raise
-        except Exception as error:
+        except (Exception, SystemExit) as error:
             _log.exception("the model failed")
             raise ModelFailedError("the model failed on this request") from error
-
-    def _preprocess(self, transformer: Transforming, tensors: Tensors) -> Tensors:
-        check_growth(min(map(len, tensors.values()), default=0), self.row_bytes)
-        try:
-            return transformer.preprocess(tensors)
-        except ValueError as error:  # the contract of a transformer: the client's mistake
-            raise SignatureError(str(error)) from error
 
 
 class Servable:
@@ -139,14 +126,22 @@ class Servable:
             spec.name: np.empty((0, *(max(n, 0) for n in spec.shape[1:])), dtype=spec.dtype)
             for spec in self.signature.outputs
         }
-        grown = row_bytes(model.signature.inputs)
-        self._compute = _Compute(model, transformer, clock, grown)
+        steps = None
+        if transformer is not None:
+            steps = TransformSteps(
+                transformer,
+                model_inputs=model.signature.inputs,
+                outputs=seen.outputs,
+                non_finite=non_finite,
+            )
+        self._transformer = transformer
+        self._compute = _Compute(model, steps, clock)
         specs = (*seen.inputs, *model.signature.inputs)
         laned = model if isinstance(model, Laned) else None
         if laned and laned.max_batch_rows:
             limits = replace(limits, batch_rows=min(limits.batch_rows, laned.max_batch_rows))
-        if transformer is not None:  # what clients send says little of what the network gets
-            most = max(1, limits.batch_bytes // max(grown, 1))
+        if steps is not None:  # what clients send says little of what the network gets
+            most = max(1, limits.batch_bytes // max(steps.row_bytes, 1))
             limits = replace(limits, batch_rows=min(limits.batch_rows, most))
         batchable = model.batchable and all(spec.shape[:1] == (-1,) for spec in specs)
         measured = self._measure()
@@ -283,7 +278,7 @@ class Servable:
                 if probe > 1 and fastest[rows] > _SLOW:
                     break
                 try:
-                    computed, took = self._timed(sample)
+                    took = self._timed(sample)
                 except WrongOutputError as error:
                     raise ModelLoadError(f"on a sample, {error}") from error
                 except (ModelFailedError, InputRefusedError) as error:
@@ -295,7 +290,6 @@ class Servable:
                 except SignatureError:
                     return None  # a transformer that needs real data, an image say
                 fastest[rows] = min(took, fastest.get(rows, took))
-            self._check_outputs(computed)
             if fastest[rows] > _SLOW:
                 return fastest[1], fastest[rows] / rows
         return fastest[1], (fastest[_PROBE_ROWS] - fastest[1]) / (_PROBE_ROWS - 1)
@@ -307,35 +301,22 @@ class Servable:
             return True
         sample = self._example(2)
         try:
-            two = min([self._timed(sample)[1] for _ in range(_PROBES)])
+            two = min([self._timed(sample) for _ in range(_PROBES)])
         except (ModelFailedError, ProtocolError, WrongOutputError):
             return False
         return two < _NO_GAIN * 2 * one
 
-    def _timed(self, tensors: Tensors) -> tuple[Computed, float]:
+    def _timed(self, tensors: Tensors) -> float:
         start = self._clock.monotonic()
-        return self._compute(tensors), self._clock.monotonic() - start
+        self._compute(tensors)
+        return self._clock.monotonic() - start
 
     def _example(self, rows: int) -> Tensors:
-        example = getattr(self._compute.transformer, "example", None)
+        example = getattr(self._transformer, "example", None)
         if example is not None:
             made: Tensors = example(rows)
             return made
         return {spec.name: _sample(spec, rows) for spec in self.signature.inputs}
-
-    def _check_outputs(self, computed: Computed) -> None:
-        missing = [n for n in self.signature.output_names if n not in computed.outputs]
-        if missing:
-            raise ModelLoadError(f"the transformer's postprocess drops: {', '.join(missing)}")
-        if getattr(self._compute.transformer, "outputs", None) is None:
-            return
-        for spec in self.signature.outputs:
-            array = computed.outputs[spec.name]
-            if datatype_of(array) != spec.datatype or len(array.shape) != len(spec.shape):
-                raise ModelLoadError(
-                    f"the transformer's postprocess gives {spec.name!r} as {array.dtype} of shape "
-                    f"{list(array.shape)}, but declares {spec.datatype} {list(spec.shape)}"
-                )
 
 
 def _inline(kind: InlineKind, measured: tuple[float, float] | None) -> InlinePolicy:

@@ -3,24 +3,23 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
-
-import numpy as np
+from functools import partial
 
 from coalmine.clock import SYSTEM_CLOCK, Clock
-from coalmine.protocol import ProtocolError, Signature, SignatureError, Tensors
+from coalmine.protocol import Signature, SignatureError, Tensors
 from coalmine.serving._batch import Steps
-from coalmine.serving._errors import ModelFailedError, PredictorUnavailableError
-from coalmine.serving._spans import span_of_step
-from coalmine.serving._transform import (
-    Transforming,
-    check_growth,
-    client_signature,
-    row_bytes,
+from coalmine.serving._errors import (
+    ModelFailedError,
+    ModelLoadError,
+    PredictorUnavailableError,
+    WrongOutputError,
 )
+from coalmine.serving._spans import span_of_step
+from coalmine.serving._transform import Transforming, client_signature
+from coalmine.serving._transform_steps import TransformSteps
 from coalmine.serving._transformer_options import PredictorOptions
 from coalmine.serving._transformer_remote import (
     Answer,
@@ -31,7 +30,6 @@ from coalmine.serving._transformer_remote import (
 
 __all__ = ["Chain", "Chained", "connect", "forwarded"]
 
-_log = logging.getLogger("coalmine.serving")
 #: Headers that a predictor gets from the client as they are; the request id goes with them.
 _FORWARDED = (
     "authorization", "traceparent", "tracestate", "b3", "x-b3-traceid", "x-b3-spanid",
@@ -93,9 +91,14 @@ class Chain:
             transformer, Signature(described.inputs, described.outputs)
         )
         self.version = described.version
-        self._row_bytes = row_bytes(described.inputs)
+        self._transform = TransformSteps(
+            transformer,
+            model_inputs=described.inputs,
+            outputs=self.signature.outputs,
+            non_finite=self.signature.non_finite,
+        )
         self._clock = clock
-        self._inline_rows = _inline_rows(transformer, clock)
+        self._inline_rows = self._inlined()
         self._pool = ThreadPoolExecutor(_THREADS, thread_name_prefix="transformer")
 
     @classmethod
@@ -119,10 +122,9 @@ class Chain:
         SignatureError for what cannot be transformed; ModelFailedError if the transformer breaks;
         else the predictor's own errors (`_transformer_remote.failure`).
         """
-        check_growth(rows, self._row_bytes)
         began = self._clock.monotonic()
         with span_of_step("preprocess"):
-            features = await self._call(self._preprocess, tensors, rows)
+            features = await self._call(self._transform.preprocess, tensors, rows)
         preprocessed = self._clock.monotonic()
         limit = self._options.timeout
         with span_of_step("predict", elsewhere=True) as trace:
@@ -139,7 +141,7 @@ class Chain:
             )
         predicted = self._clock.monotonic()
         with span_of_step("postprocess"):
-            outputs = await self._call(self._postprocess, answer.outputs, rows)
+            outputs = await self._call(self._transform.postprocess, answer.outputs, rows)
         steps = Steps(began, preprocessed, predicted, self._clock.monotonic())
         return Chained(features, answer.outputs, outputs, answer.headers, steps)
 
@@ -151,40 +153,37 @@ class Chain:
         """End the threads; the client's connections are its maker's to close."""
         self._pool.shutdown(wait=False)
 
-    async def _call(
-        self, step: Callable[[Tensors], Tensors], tensors: Tensors, rows: int
-    ) -> Tensors:
+    async def _call(self, step: Callable[..., Tensors], tensors: Tensors, rows: int) -> Tensors:
         if rows <= self._inline_rows:
-            return step(tensors)
-        return await asyncio.get_running_loop().run_in_executor(self._pool, step, tensors)
+            return step(tensors, rows=rows)
+        called = partial(step, tensors, rows=rows)
+        return await asyncio.get_running_loop().run_in_executor(self._pool, called)
 
-    def _preprocess(self, tensors: Tensors) -> Tensors:
-        try:
-            with np.errstate(all="ignore"):
-                return self._transformer.preprocess(tensors)
-        except ProtocolError:
-            raise
-        except ValueError as error:  # the contract of a transformer: the client's mistake
-            raise SignatureError(str(error)) from error
-        except Exception as error:
-            raise _broken("preprocess") from error
+    def _inlined(self) -> int:
+        """Rows up to which preprocessing is so cheap that another thread would cost more.
 
-    def _postprocess(self, tensors: Tensors) -> Tensors:
-        try:
-            with np.errstate(all="ignore"):
-                outputs = self._transformer.postprocess(dict(tensors))
-        except Exception as error:
-            raise _broken("postprocess") from error
-        missing = [name for name in self.signature.output_names if name not in outputs]
-        if missing:
-            _log.error("the transformer's postprocess drops: %s", ", ".join(missing))
-            raise ModelFailedError("the model failed on this request")
-        return outputs
-
-
-def _broken(step: str) -> ModelFailedError:
-    _log.exception("the transformer's %s failed", step)
-    return ModelFailedError("the model failed on this request")
+        ModelLoadError if it fails on the transformer's own example.
+        """
+        example = getattr(self._transformer, "example", None)
+        if example is None:
+            return 0
+        fastest: dict[int, float] = {}
+        for rows in (1, _PROBE_ROWS):
+            tensors = example(rows)
+            for _ in range(3):
+                start = self._clock.monotonic()
+                try:
+                    self._transform.preprocess(tensors, rows=rows)
+                except WrongOutputError as error:
+                    raise ModelLoadError(f"on a sample, {error}") from error
+                except (ModelFailedError, SignatureError):
+                    return 0  # the example is not one; nothing is known of the cost
+                took = self._clock.monotonic() - start
+                fastest[rows] = min(took, fastest.get(rows, took))
+        if fastest[1] >= _INLINE:
+            return 0
+        per_row = (fastest[_PROBE_ROWS] - fastest[1]) / (_PROBE_ROWS - 1)
+        return int(1 + (_INLINE - fastest[1]) / max(per_row, 1e-9))
 
 
 def _completed(
@@ -199,26 +198,3 @@ def _completed(
             "`model_inputs` and `model_outputs` in the transformer"
         )
     return replace(described, inputs=inputs, outputs=outputs)
-
-
-def _inline_rows(transformer: Transforming, clock: Clock) -> int:
-    """Rows up to which preprocessing is so cheap that another thread would cost more."""
-    example = getattr(transformer, "example", None)
-    if example is None:
-        return 0
-    fastest: dict[int, float] = {}
-    for rows in (1, _PROBE_ROWS):
-        tensors = example(rows)
-        for _ in range(3):
-            start = clock.monotonic()
-            try:
-                with np.errstate(all="ignore"):
-                    transformer.preprocess(tensors)
-            except ValueError:
-                return 0  # the example is not one; nothing is known of the cost
-            took = clock.monotonic() - start
-            fastest[rows] = min(took, fastest.get(rows, took))
-    if fastest[1] >= _INLINE:
-        return 0
-    per_row = (fastest[_PROBE_ROWS] - fastest[1]) / (_PROBE_ROWS - 1)
-    return int(1 + (_INLINE - fastest[1]) / max(per_row, 1e-9))
