@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import json
 import re
-from collections.abc import AsyncIterator
+import threading
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -326,6 +328,87 @@ async def test_a_shape_that_claims_to_be_wide_is_not_learned_from(
     assert "request: " in row["error"]
 
 
+_TENSOR = {"name": "features", "datatype": "FP32", "shape": [1, 2], "data": [0.5, 0.5]}
+_NUMBER = {"name": "y", "datatype": "FP32", "shape": [1], "data": [1]}
+#: Calls that say nothing of a model, or nothing that makes a record.
+STRANGE: list[tuple[Any, Any]] = [
+    ({"inputs": [{**_TENSOR, "name": []}]}, {"predictions": [1]}),
+    ({"instances": [[1, 2]]}, {"outputs": [{**_NUMBER, "name": {}}]}),
+    ({"inputs": [{**_TENSOR, "datatype": []}]}, {"outputs": [{**_NUMBER, "datatype": {}}]}),
+    ({"inputs": [_TENSOR, {"shape": [1]}]}, {"outputs": [_NUMBER]}),
+    ({"inputs": [_TENSOR, {**_TENSOR, "name": "more", "shape": 1}]}, {"outputs": [_NUMBER]}),
+    ({"inputs": [_TENSOR, _TENSOR]}, {"outputs": [_NUMBER]}),
+    ({"inputs": {"n": 5}}, {"predictions": [1]}),
+    ({"instances": [{"": 1}]}, {"predictions": [1]}),
+    ({"instances": [{"request_id": 1}]}, {"predictions": [1]}),
+]
+
+
+@pytest.mark.parametrize("learned", [False, True], ids=["known", "learned"])
+@pytest.mark.parametrize(("request_", "response"), STRANGE)
+async def test_a_strange_call_is_kept_as_undecodable_and_disturbs_no_other(
+    request_: Any, response: Any, learned: bool, log: RecordLog, clock: ManualClock, models: Path
+) -> None:
+    """Neither those of its delivery, nor those whose time is up together with its own."""
+    together = [
+        _structured(kind, name, content, inferenceservicename=service)
+        for name, service, calls in (
+            ("strange", "ev-battery", (request_, response)),
+            ("good", "another", (REQUEST, RESPONSE)),
+        )
+        for kind, content in zip(("request", "response"), calls, strict=True)
+    ]
+    headers = {"content-type": "application/cloudevents-batch+json"}
+    async with _client(log, clock, models=None if learned else models) as client:
+        answer = await client.post("/v1/events", content=json.dumps(together), headers=headers)
+        assert answer.json() == {"waiting": 2, "undecodable": 1, "joined": 1}
+        await _send(client, "request", request_, "strange orphan")
+        await _send(client, "request", REQUEST, "orphan")
+        clock.advance(61.0)
+        assert (await _send(client, "request", REQUEST, "next")).json() == {"waiting": 1}
+        kept = {row["request_id"] for row in _rows(log)}
+    assert kept == {"strange", "good", "strange orphan", "orphan"}
+
+
+async def test_a_card_whose_columns_make_no_record_leaves_what_every_record_has(
+    log: RecordLog, clock: ManualClock, models: Path, card: ModelCard
+) -> None:
+    tensor = card.inputs[0]
+    columns = (tensor.columns[0].model_copy(update={"name": "status"}), *tensor.columns[1:])
+    inputs = (tensor.model_copy(update={"columns": columns}),)
+    (models / "11").mkdir()
+    write_card(models / "11", card.model_copy(update={"inputs": inputs}))
+    version = json.dumps({"coalmine/model-version": "11"})
+    async with _client(log, clock, models=models) as client:
+        await _send(client, "request", REQUEST, annotations=version)
+        answer = await _send(client, "response", RESPONSE, annotations=version)
+        assert (answer.status_code, answer.json()) == (200, {"undecodable": 1})
+    (row,) = _rows(log)
+    assert row["model_version"] == "11"
+    assert "'status'" in row["error"]
+
+
+@pytest.mark.parametrize("time", ["0001-01-01T00:00:00+23:59", "9999-12-31T23:59:59-23:59"])
+async def test_a_time_that_no_calendar_has_is_the_senders_mistake(
+    client: httpx.AsyncClient, log: RecordLog, time: str
+) -> None:
+    answer = await _send(client, "request", REQUEST, time=time)
+    assert (answer.status_code, log.stats().rows) == (400, 0)
+    assert "'time'" in answer.json()["error"]
+
+
+async def test_a_name_that_no_log_takes_loses_that_call_alone(
+    client: httpx.AsyncClient, log: RecordLog
+) -> None:
+    nobody = {"inferenceservicename": "__HIVE_DEFAULT_PARTITION__"}
+    nothing = json.dumps({"coalmine/arm": ""})
+    for name, more in (("lost", nobody), ("good", {"annotations": nothing})):
+        await _send(client, "request", REQUEST, name, **more)
+        answer = await _send(client, "response", RESPONSE, name, **more)
+        assert answer.json() == ({"lost": 1} if more is nobody else {"joined": 1})
+    assert {(row["request_id"], row["arm"]) for row in _rows(log)} == {("good", "stable")}
+
+
 async def test_a_model_directory_may_come_later(
     log: RecordLog, clock: ManualClock, tmp_path: Path, card: ModelCard
 ) -> None:
@@ -339,16 +422,18 @@ async def test_a_model_directory_may_come_later(
 
 
 class _Full:
-    """A log without space, until it is given some."""
+    """A log without space, until it is given some. `tried` is told of each attempt."""
 
     def __init__(self, log: RecordLog) -> None:
         self._log = log
         self.full = True
+        self.tried: Callable[[], None] = lambda: None
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._log, name)
 
     def append(self, batch: Any, **more: Any) -> int:
+        self.tried()
         if self.full:
             raise LogFullError("no space left")
         return self._log.append(batch, **more)
@@ -365,3 +450,26 @@ async def test_a_full_log_acknowledges_nothing_and_the_event_can_come_again(
         full.full = False
         assert (await _send(client, "response", RESPONSE)).json() == {"joined": 1}
     assert len(_rows(log)) == 2
+
+
+async def test_a_half_that_comes_while_the_other_cannot_be_stored_joins_it(
+    log: RecordLog, clock: ManualClock, models: Path
+) -> None:
+    full = _Full(log)
+    trying, came = threading.Event(), threading.Event()
+    async with _client(full, clock, models=models) as client:
+        await _send(client, "request", REQUEST, "late")
+        clock.advance(61.0)
+        full.tried = lambda: (trying.set(), came.wait(60))  # type: ignore[func-returns-value]
+        other = asyncio.create_task(_send(client, "request", REQUEST, "other"))
+        assert await asyncio.to_thread(trying.wait, 60)
+        full.tried = lambda: None
+        # Its other half: nobody waits for it, as it seems, while the log is tried.
+        assert (await _send(client, "response", RESPONSE, "late")).json() == {"waiting": 1}
+        came.set()
+        assert (await other).json() == {"waiting": 1}
+        full.full = False
+        assert (await _send(client, "response", RESPONSE, "other")).json() == {"joined": 1}
+        assert (await _send(client, "response", RESPONSE, "late")).json() == {"duplicate": 1}
+    rows = _rows(log)
+    assert {(row["request_id"], row["status"]) for row in rows} == {("late", 200), ("other", 200)}

@@ -13,7 +13,7 @@ import base64
 import binascii
 from collections.abc import Mapping
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Any, Literal
 
 import orjson
@@ -156,7 +156,10 @@ def _time(text: str, *, now: float) -> float:
         raise MalformedEventError(f"the attribute 'time' is not RFC 3339: {text!r:.60}") from None
     if moment.tzinfo is None:
         raise MalformedEventError(f"the attribute 'time' has no time zone: {text!r:.60}")
-    return moment.timestamp()
+    try:
+        return moment.astimezone(UTC).timestamp()
+    except OverflowError:
+        raise MalformedEventError(f"the attribute 'time' has no such year: {text!r:.60}") from None
 
 
 def _object(attributes: Mapping[str, Any], name: str) -> dict[str, str]:

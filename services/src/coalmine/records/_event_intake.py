@@ -14,7 +14,7 @@ import pyarrow as pa
 from coalmine.clock import Clock
 from coalmine.records._cloudevents import Event
 from coalmine.records._collector_metrics import CollectorMetrics
-from coalmine.records._errors import LogError
+from coalmine.records._errors import LogError, RecordsError
 from coalmine.records._event_rows import EventFate, EventRows, rows_of
 from coalmine.records._event_window import Call, EventWindow, WindowLimits
 from coalmine.records._log import RecordLog
@@ -77,9 +77,9 @@ class EventIntake:
             if isinstance(fate, LogError):
                 failure = fate
                 # The sender may try the last event again: the other waits for it.
-                other = call.response if last is call.request else call.request
-                if other is not None:
-                    self._window.put_back(other, now=now)
+                is_request = last.kind == "request"
+                other = Call(None, call.response) if is_request else Call(call.request, None)
+                self._window.put_back(other, now=now)
             else:
                 fates[fate] += 1
         self._metrics.took_events(fates)
@@ -92,7 +92,10 @@ class EventIntake:
         """Let go, again and again, of what has waited too long."""
         while True:
             await asyncio.sleep(_TICK_S)
-            await self._flush(self._window.due(now=self._clock.monotonic()))
+            try:
+                await self._flush(self._window.due(now=self._clock.monotonic()))
+            except Exception:  # a fault of ours must not end this for all who come after
+                _log.exception("orphans are lost")
 
     async def close(self) -> None:
         """Keep what still waits as orphans."""
@@ -113,7 +116,7 @@ class EventIntake:
             elif call.spilled:  # no room to wait for the log
                 counted["lost"] += 1
             else:
-                self._window.put_back(call.event, now=now)
+                self._window.put_back(call, now=now)
         self._metrics.took_events(counted)
         self._metrics.waiting_events(self._window.waiting)
 
@@ -138,6 +141,10 @@ class EventIntake:
                     _log.warning("%d logged calls are not stored: %s", len(places), error)
                     for place in places:
                         fates[place] = error
+                except RecordsError as error:  # a name, say, that no log takes
+                    _log.error("%d logged calls are lost: %s", len(places), error)
+                    for place in places:
+                        fates[place] = "lost"
                 else:
                     self._last = last
         return fates

@@ -31,7 +31,7 @@ from coalmine.records._signatures import Deployed, Signatures
 
 __all__ = ["EventFate", "EventRows", "rows_of"]
 
-EventFate = Literal["joined", "orphan_request", "orphan_response", "undecodable"]
+EventFate = Literal["joined", "orphan_request", "orphan_response", "undecodable", "lost"]
 
 #: Status of a row that is not a whole call: neither an answer nor an error of the model's.
 _NO_STATUS = 0
@@ -54,16 +54,16 @@ def rows_of(call: Call, signatures: Signatures) -> EventRows:
     inputs: Tensors = {}
     outputs: Tensors = {}
     rows = 1
-    deployed = None
+    deployed, card, schema = None, None, pa.schema(BASE_FIELDS)
     try:
         deployed = signatures.of(call.event, request.content, response.content)
         schema = record_schema(deployed.card)
+        card = deployed.card
     except (MalformedEventError, SchemaError) as error:
         wrong.append(str(error))
-        schema = pa.schema(BASE_FIELDS)
-    if deployed is not None:
-        asked = _side("request", request, deployed.card.inputs, wrong)
-        answered = _side("response", response, deployed.card.outputs, wrong)
+    if card is not None:
+        asked = _side("request", request, card.inputs, wrong)
+        answered = _side("response", response, card.outputs, wrong)
         if asked and answered and asked.rows != answered.rows:
             wrong.append(f"{asked.rows} instances were asked, {answered.rows} answered")
             asked = answered = None
@@ -83,9 +83,9 @@ def rows_of(call: Call, signatures: Signatures) -> EventRows:
         else pa.array([value] * rows, schema.field(name).type)
         for name, value in {**base, "row": 0}.items()
     }
-    if deployed is not None:
-        columns |= _columns(deployed.card.inputs, inputs, rows, schema)
-        columns |= _columns(deployed.card.outputs, outputs, rows, schema)
+    if card is not None:
+        columns |= _columns(card.inputs, inputs, rows, schema)
+        columns |= _columns(card.outputs, outputs, rows, schema)
     batch = pa.record_batch([columns[name] for name in schema.names], schema=schema)
     return EventRows(batch, fate)
 
@@ -108,7 +108,7 @@ def _call(payload: Payload, tensors: tuple[Tensor, ...], *, response: bool) -> I
     content = payload.content
     given = content.get("outputs" if response else "inputs")
     if isinstance(given, list) and given and isinstance(given[0], dict) and "shape" in given[0]:
-        present = {item.get("name") for item in given if isinstance(item, dict)}
+        present = [item.get("name") for item in given if isinstance(item, dict)]
         kept = [tensor for tensor in tensors if tensor.name in present or not response]
         head = orjson.dumps({"inputs": given})
         return decode_v2(head + payload.tail, _signature(kept), json_length=len(head))

@@ -15,6 +15,7 @@ from coalmine.modeldir import MODEL_CARD, Column, ModelCard, ModelDirectoryError
 from coalmine.protocol import DATATYPES
 from coalmine.records._cloudevents import Event
 from coalmine.records._errors import MalformedEventError
+from coalmine.records._schema import record_schema
 
 __all__ = ["Deployed", "Signatures"]
 
@@ -23,6 +24,8 @@ _VERSION, _ARM = "coalmine/model-version", "coalmine/arm"
 _UNKNOWN_VERSION = "unknown"
 #: Of a tensor that is learned: what a few bytes of a shape may claim.
 _MOST_COLUMNS = 4096
+#: Models that are learned: their names may be a client's.
+_MOST_LEARNED = 1024
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,7 +52,7 @@ class Signatures:
         MalformedEventError if there is no card and none can be learned from it.
         """
         name = event.service or _named(response, request, key="model_name")
-        arm = event.annotations.get(_ARM, "stable")
+        arm = event.annotations.get(_ARM) or "stable"
         said = event.annotations.get(_VERSION) or _named(response, request, key="model_version")
         cards = self._of_name(name, said)
         if said in cards:
@@ -80,10 +83,10 @@ class Signatures:
     def _learn(self, name: str, version: str, request: Any, response: Any) -> ModelCard:
         key = (name, version)
         if key not in self._learned and request and response:
-            inputs = _tensors(request, ("inputs", "instances"), taken=set())
-            taken = {column.name for tensor in inputs for column in tensor.columns}
-            outputs = _tensors(response, ("outputs", "predictions"), taken=taken)
-            self._learned[key] = ModelCard(name=name or "unknown", inputs=inputs, outputs=outputs)
+            learned = _shown(name or "unknown", request, response)
+            if len(self._learned) >= _MOST_LEARNED:
+                del self._learned[next(iter(self._learned))]
+            self._learned[key] = learned
         try:
             return self._learned[key]
         except KeyError:
@@ -100,6 +103,21 @@ def _named(*payloads: Any, key: str) -> str:
 
 def _by_number(version: str) -> tuple[int, str]:
     return (int(version), version) if version.isdecimal() else (-1, version)
+
+
+def _shown(name: str, request: Any, response: Any) -> ModelCard:
+    """What a whole call shows of its model; MalformedEventError if that makes no record."""
+    try:
+        inputs = _tensors(request, ("inputs", "instances"), taken=set())
+        taken = {column.name for tensor in inputs for column in tensor.columns}
+        outputs = _tensors(response, ("outputs", "predictions"), taken=taken)
+        card = ModelCard(name=name, inputs=inputs, outputs=outputs)
+        record_schema(card)
+    except MalformedEventError:
+        raise
+    except (TypeError, ValueError, LookupError) as error:  # of a stranger's JSON, all are the same
+        raise MalformedEventError(f"nothing can be learned from this call: {error}") from error
+    return card
 
 
 def _tensors(payload: Any, keys: tuple[str, str], *, taken: set[str]) -> tuple[Tensor, ...]:
