@@ -59,12 +59,24 @@ class Signature:
     inputs: tuple[TensorSpec, ...]
     outputs: tuple[TensorSpec, ...]
     non_finite: NonFinite = "missing"
+    batched: bool = True
+    """Whether the free first sizes of the inputs are one and the same, the rows of a request. If
+    not, a request is one instance, whatever its sizes."""
+
     input_specs: dict[str, TensorSpec] = field(init=False, repr=False, compare=False)
     output_names: tuple[str, ...] = field(init=False, repr=False, compare=False)
+    _of_rows: frozenset[str] = field(init=False, repr=False, compare=False)
+    _fixed_rows: int = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "input_specs", {spec.name: spec for spec in self.inputs})
         object.__setattr__(self, "output_names", tuple(spec.name for spec in self.outputs))
+        of_rows = [spec.name for spec in self.inputs if spec.shape[:1] == (-1,)]
+        object.__setattr__(self, "_of_rows", frozenset(of_rows if self.batched else ()))
+        # Sizes that are fixed are rows only if all say the same: an image comes with its height.
+        fixed = {spec.shape[0] for spec in self.inputs if spec.shape}
+        rows = fixed.pop() if len(fixed) == 1 else 1
+        object.__setattr__(self, "_fixed_rows", max(rows, 1))
 
     def input(self, name: object) -> TensorSpec:
         """The input of this name; SignatureError if there is none."""
@@ -100,14 +112,14 @@ class Signature:
         for name, array in tensors.items():
             spec = self.input_specs.get(name) or self.input(name)
             check_tensor(array, spec, self.non_finite)
-            if spec.shape:
+            if name in self._of_rows:
                 count = array.shape[0]
                 if rows != count and rows != -1:
                     raise SignatureError(
                         f"inputs disagree on the batch: {rows} rows, but {name!r} has {count}"
                     )
                 rows = count
-        return 1 if rows == -1 else rows
+        return self._fixed_rows if rows == -1 else rows
 
 
 def check_tensor(array: Array, spec: TensorSpec, non_finite: NonFinite) -> None:

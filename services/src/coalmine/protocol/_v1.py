@@ -23,6 +23,7 @@ __all__ = ["decode_v1", "encode_v1", "load_object"]
 
 
 _NUMPY = orjson.OPT_SERIALIZE_NUMPY
+_BY_COLUMNS = 'ask by columns, {"inputs": {input: values}}, or over V2'
 
 
 def load_object(body: bytes | memoryview) -> dict[str, Any]:
@@ -65,7 +66,8 @@ def call_from_instances(content: dict[str, Any], signature: Signature) -> Infere
     else:
         columns = {signature.inputs[0].name: instances}
     tensors = {
-        spec.name: from_values(columns[spec.name], spec, base64=True) for spec in signature.inputs
+        spec.name: from_values(columns[spec.name], spec, None if spec.shape else [], base64=True)
+        for spec in signature.inputs
     }
     rows = signature.check(tensors)
     return InferenceCall(tensors, rows, signature.output_names, columnar=columnar)
@@ -82,14 +84,18 @@ def _named(instances: list[Any], signature: Signature) -> bool:
 
 
 def _whole(inputs: dict[str, Any], signature: Signature) -> dict[str, list[Any]]:
+    columns: dict[str, list[Any]] = {}
     for name, values in inputs.items():
-        signature.input(name)
-        if not isinstance(values, list):
+        if isinstance(values, list):
+            columns[signature.input(name).name] = values
+        elif not signature.input(name).shape:
+            columns[name] = [values]  # a scalar, which is the same for all rows
+        else:
             raise SignatureError(f"input {name!r}: must be a list with a value per row")
     missing = ", ".join(name for name in signature.input_specs if name not in inputs)
     if missing:
         raise SignatureError(f"missing input: {missing}")
-    return inputs
+    return columns
 
 
 def _columns(instances: list[Any], signature: Signature) -> dict[str, list[Any]]:
@@ -105,6 +111,11 @@ def _columns(instances: list[Any], signature: Signature) -> dict[str, list[Any]]
             raise SignatureError(f"an instance lacks the input: {missing}")
         for name, values in columns.items():
             values.append(instance[name])
+    for spec in signature.inputs:
+        if not spec.shape and len(instances) > 1:
+            raise SignatureError(
+                f"input {spec.name!r} is one value for all rows, not one for each: {_BY_COLUMNS}"
+            )
     return columns
 
 
@@ -119,7 +130,8 @@ def encode_v1(outputs: Tensors, names: tuple[str, ...], *, columnar: bool = Fals
     # orjson writes a float32 as the shortest text that reads back as the same float32.
     columns = {name: _numbers_or_text(outputs[name]) for name in names}
     if columnar:
-        return orjson.dumps({"outputs": columns}, option=_NUMPY, default=np.ndarray.tolist)
+        whole = {name: v if outputs[name].ndim else _only(v) for name, v in columns.items()}
+        return orjson.dumps({"outputs": whole}, option=_NUMPY, default=np.ndarray.tolist)
     rows = _per_row({k: v if v.dtype.kind == "f" else v.tolist() for k, v in columns.items()})
     return orjson.dumps({"predictions": rows}, option=_NUMPY)
 
@@ -133,6 +145,12 @@ def _per_row(columns: dict[str, Any]) -> list[Any]:
     if len(columns) == 1:
         (only,) = columns.values()
         return list(only)
+    sizes = {name: len(values) for name, values in columns.items()}
+    if len(set(sizes.values())) > 1:
+        said = ", ".join(f"{name!r} has {size}" for name, size in sizes.items())
+        raise SignatureError(
+            f"the outputs do not all have one value per row ({said}): {_BY_COLUMNS}"
+        )
     return [
         dict(zip(columns, values, strict=True)) for values in zip(*columns.values(), strict=True)
     ]
@@ -146,6 +164,11 @@ def _numbers_or_text(array: Array) -> Array:
         made[:] = values
         return made.reshape(array.shape)
     return np.ascontiguousarray(array)
+
+
+def _only(array: Array) -> Any:
+    """The element of an array of one, which orjson takes."""
+    return array[0] if array.dtype.kind == "f" else array.tolist()[0]
 
 
 def _text_or_base64(value: Any) -> str | dict[str, str]:

@@ -188,7 +188,7 @@ class Batcher:
         queue, limits = self._queue, self._limits
         while (oldest := queue.oldest()) is not None:
             # Never beside a runner: a transformer need not bear two threads.
-            inline = oldest.rows <= self._inline.rows and self._idle == self._runners
+            inline = max(oldest.rows, 1) <= self._inline.rows and self._idle == self._runners
             if not (inline or self._idle):
                 self._watch_queue(loop)
                 return

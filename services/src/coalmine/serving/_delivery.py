@@ -107,7 +107,7 @@ def deliver(
         waited, took = started - request.since, now - arrived
         observe(waited)
         count(request.protocol, 200, took)
-        if emitter is not None:
+        if emitter is not None and request.rows:
             records.append(
                 (
                     request.request_id,
@@ -119,7 +119,7 @@ def deliver(
                     request.caller,
                 )
             )
-    if emitter is not None:
+    if emitter is not None and records:
         kept = computed if len(answered) == len(requests) else batch.share(answered)
         emitter.emit_batch(records, kept.features, kept.predictions, batch_rows=rows)
     # The callers are given the batch: if it held them, each would hold itself, and its tensors,

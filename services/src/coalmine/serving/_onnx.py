@@ -29,6 +29,7 @@ from coalmine.serving._providers import (
     check_providers,
     provider_options,
 )
+from coalmine.serving._rows import computes_rows_apart
 from coalmine.serving._session import open_session, read_session
 
 __all__ = ["OnnxModel", "runtime_options"]
@@ -98,6 +99,7 @@ class OnnxModel:
         #: capture modes of another provider: a third of the time that a small network takes.
         self._run = getattr(self._session, "_sess", self._session).run
         self._texts = [spec.name for spec in self.signature.inputs if spec.datatype == "BYTES"]
+        self._check_rows(path)
 
     def run(self, tensors: Tensors) -> Tensors:
         """The network's outputs.
@@ -110,7 +112,8 @@ class OnnxModel:
         except ProtocolError:
             raise
         except Exception as error:  # ONNX Runtime's exceptions have no common base of their own
-            reason = why_refused(error, tensors, self._session.get_inputs())
+            inputs = self._session.get_inputs()
+            reason = why_refused(error, tensors, inputs, batched=self.signature.batched)
             if reason is None:
                 raise
             raise InputRefusedError(reason) from error
@@ -124,6 +127,21 @@ class OnnxModel:
             for name in self._texts:
                 feed[name] = _as_text(name, tensors[name])
         return dict(zip(self._names, self._run(self._names, feed, None), strict=True))
+
+    def _check_rows(self, path: Path) -> None:
+        """Find out whether the first size that is free is a batch."""
+        inputs = self.signature.inputs
+        if not (self.batchable and inputs and all(spec.shape[:1] == (-1,) for spec in inputs)):
+            return
+        sizes = {t.shape[0] for t in self._session.get_inputs() if not _optional(t)}
+        named = {size for size in sizes if isinstance(size, str)}
+        apart = computes_rows_apart(self.run, inputs)
+        if apart or (apart is None and len(named) <= 1):
+            return
+        _log.info("%s: its rows depend on each other, so that requests are not joined", path)
+        self.batchable = False
+        if sizes != named or len(named) > 1:
+            self.signature = replace(self.signature, batched=False)
 
     def close(self) -> None:
         """Let go of the network's memory; no call may be running."""

@@ -20,12 +20,15 @@ _WORDS = 200
 _NODE = re.compile(r"while running (\w+) node.*?Status Message: (.*)", re.DOTALL)
 
 
-def why_refused(error: Exception, tensors: Tensors, inputs: Iterable[Any]) -> str | None:
+def why_refused(
+    error: Exception, tensors: Tensors, inputs: Iterable[Any], *, batched: bool = True
+) -> str | None:
     """What is wrong with the tensors, for the client; None if it was not they.
 
-    `inputs` are those of the session, whose shapes have a name where a size is free.
+    `inputs` are those of the session, whose shapes have a name where a size is free. What is not
+    `batched` has first sizes that nobody has compared.
     """
-    clash = _clash(tensors, inputs)
+    clash = _clash(tensors, inputs) or _hollow(tensors) or (None if batched else _uneven(tensors))
     if clash is not None:
         return clash
     if not isinstance(error, InvalidArgument):
@@ -53,3 +56,21 @@ def _clash(tensors: Tensors, inputs: Iterable[Any]) -> str | None:
                     f"{name!r}, which the network cannot take"
                 )
     return None
+
+
+def _hollow(tensors: Tensors) -> str | None:
+    """A tensor without elements."""
+    for name, array in tensors.items():
+        if not array.size:
+            shape = list(array.shape)
+            return f"input {name!r}: shape {shape} has no elements, which the network cannot take"
+    return None
+
+
+def _uneven(tensors: Tensors) -> str | None:
+    """Inputs that have other first sizes."""
+    sizes = {name: len(array) for name, array in tensors.items() if array.ndim}
+    if len(set(sizes.values())) < 2:
+        return None
+    said = ", ".join(f"{name!r} has {size}" for name, size in sizes.items())
+    return f"first sizes ({said}) that the network cannot take together"

@@ -104,6 +104,7 @@ class PythonModel:
         )
         self.providers = ["python"]
         self.batchable = bool(predictor.batchable)
+        self._of_rows = [s.name for s in self.signature.inputs if s.shape[:1] == (-1,)][:1]
         self._kind = kind
         self._predictor = predictor
         self._loop = _Loop() if inspect.iscoroutinefunction(predictor.compute) else None
@@ -120,7 +121,7 @@ class PythonModel:
                 answer = self._loop.run(answer)
         except ValueError as error:
             raise refusal_of(error) from error
-        rows = next((array.shape[0] for array in tensors.values() if array.ndim), 1)
+        rows = next((len(tensors[name]) for name in self._of_rows), None)
         try:
             return checked_tensors(
                 answer, self.signature.outputs, rows=rows if self.batchable else None

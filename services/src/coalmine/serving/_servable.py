@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from dataclasses import dataclass, replace
+from math import prod
 
 import numpy as np
 
@@ -49,6 +50,8 @@ _TRIED = 50e-3
 _NO_GAIN = 0.9
 _PROBE_ROWS = 64
 _ALL_ROWS = 2**31
+#: What the free sizes of a tensor without rows may come to, if the model has to be run for it.
+_HOLLOW = 4096
 
 
 @dataclass(frozen=True)
@@ -120,12 +123,16 @@ class Servable:
         seen = model.signature
         if transformer is not None:
             seen = client_signature(transformer, model.signature)
-        self.signature = Signature(seen.inputs, seen.outputs, non_finite)
+        self.signature = Signature(seen.inputs, seen.outputs, non_finite, seen.batched)
         self._clock = clock
         self._empty = {
             spec.name: np.empty((0, *(max(n, 0) for n in spec.shape[1:])), dtype=spec.dtype)
             for spec in self.signature.outputs
         }
+        #: Whether the signature tells what the answer to no rows looks like.
+        self._empty_is_known = transformer is not None or all(
+            spec.shape[:1] == (-1,) and -1 not in spec.shape[1:] for spec in seen.outputs
+        )
         steps = None
         if transformer is not None:
             steps = TransformSteps(
@@ -210,7 +217,7 @@ class Servable:
 
     async def infer(self, call: InferenceCall) -> Outcome:
         """Answer a call. ModelFailedError, OverloadedError, or a transformer's SignatureError."""
-        if call.rows == 0 and call.tensors:
+        if not call.rows and self._is_answered(call.tensors):
             return Outcome(Computed({}, self._empty, self._empty), 0.0, 0)
         return await self._batcher.submit(call.tensors, call.rows)
 
@@ -220,26 +227,39 @@ class Servable:
         The batch it was run in; None for a request without rows, which is not run.
         Raises what `infer` raises, and what the request's `encode` does.
         """
-        if request.rows:
-            batch: Batch = await self._batcher.run(request)
-            return batch
-        self._answer_nothing(request)
-        return None
+        if not request.rows and self._is_answered(request.tensors):
+            self._answer_nothing(request)
+            return None
+        batch: Batch = await self._batcher.run(request)
+        return batch
 
     def begin(self, request: Request) -> None:
         """Answer a request that somebody waits for already (`future`), who must `leave` it.
 
         Raises what `answer` raises before the request waits for the model.
         """
-        if request.rows:
-            self._batcher.enqueue(request)
-        else:
+        if not request.rows and self._is_answered(request.tensors):
             self._answer_nothing(request)
             request.future.set_result(None)
+        else:
+            self._batcher.enqueue(request)
 
     def leave(self, request: Request) -> None:
         """Nobody waits for a request any more that was begun, answered or not."""
         self._batcher.leave(request)
+
+    def _is_answered(self, nothing: Tensors) -> bool:
+        """Whether tensors of no rows need not be run; SignatureError if they cannot be."""
+        if self._empty_is_known:
+            return True
+        for name, array in nothing.items():
+            spec = self.signature.input(name)
+            free = [size or 1 for size, n in zip(array.shape, spec.shape, strict=True) if n == -1]
+            if prod(free) > _HOLLOW:  # which costs nothing to send, and the model much
+                raise SignatureError(
+                    f"input {name!r}: shape {list(array.shape)} is too large for no values"
+                )
+        return False
 
     def _answer_nothing(self, request: Request) -> None:
         request.reply = request.encode(self._empty)
@@ -282,6 +302,8 @@ class Servable:
                 except WrongOutputError as error:
                     raise ModelLoadError(f"on a sample, {error}") from error
                 except (ModelFailedError, InputRefusedError) as error:
+                    if rows > 1:  # it has a largest batch, which nobody has told us
+                        return fastest[1], fastest[1]
                     if any(-1 in spec.shape[1:] for spec in self.signature.inputs):
                         return None  # the sizes we guessed need not fit together
                     raise ModelLoadError(

@@ -84,8 +84,8 @@ def checked_card(source: ModelSource, signature: Signature, *, name: str) -> Mod
 def made_up_card(signature: Signature, *, name: str) -> ModelCard:
     """A card from the signature alone: records name a column `x`, or `x_0`, `x_1`, ... of a tensor.
 
-    Tensors that are too wide, or of names that records keep or that are there twice, are not
-    recorded.
+    Tensors that are too wide, without rows in common, or of names that records keep or that are
+    there twice, are not recorded.
     """
     taken = Counter(
         column for spec in (*signature.inputs, *signature.outputs) for column in _column_names(spec)
@@ -94,7 +94,8 @@ def made_up_card(signature: Signature, *, name: str) -> ModelCard:
 
     def tensor(spec: TensorSpec) -> Tensor:
         names = _column_names(spec)
-        columns = [{"name": name} for name in names] if free.issuperset(names) else []
+        recorded = signature.batched and free.issuperset(names)
+        columns = [{"name": name} for name in names] if recorded else []
         described = {"name": spec.name, "datatype": spec.datatype, "shape": spec.shape}
         return Tensor.model_validate({**described, "columns": columns})
 
