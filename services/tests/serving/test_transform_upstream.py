@@ -10,8 +10,12 @@ from typing import Any
 import httpx
 import pytest
 import uvicorn
+from fastapi import HTTPException
 
-from coalmine.serving._errors import PredictorAnswerError
+from coalmine.protocol import Tensors, TensorSpec
+from coalmine.serving._errors import PredictorAnswerError, PredictorUnavailableError
+from coalmine.serving._transformer_grpc import GrpcPredictor
+from coalmine.serving._transformer_options import PredictorOptions
 from coalmine.serving._transformer_remote import specs_of
 
 from .alone import get, until, until_true, v2
@@ -34,6 +38,18 @@ def upstream() -> Iterator[tuple[Upstream, int]]:
 def fronted(alone: Any, upstream: tuple[Upstream, int]) -> Any:
     options = ("--predictor-retries", "2", "--predictor-timeout", "1")
     return alone("Halved", "--predictor", f"http://127.0.0.1:{upstream[1]}", *options)
+
+
+class Identity:
+    """Does nothing; one row in, one row out."""
+
+    inputs = (TensorSpec("features", "FP32", (-1, 4)),)
+
+    def preprocess(self, tensors: Tensors) -> Tensors:
+        return {"features": tensors["features"][:]}
+
+    def postprocess(self, tensors: Tensors) -> Tensors:
+        return tensors
 
 
 def ask(served: Any, **headers: str) -> httpx.Response:
@@ -147,6 +163,28 @@ def test_only_what_was_not_begun_is_tried_again(
     assert len(app.answers) == 1
 
 
+async def test_a_grpc_predictor_that_dies_with_a_request_may_have_begun_it() -> None:
+    async def accept(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write(b"\0\0\0\4\0\0\0\0\0")  # empty settings: gRPC takes it for a connection
+        await reader.readuntil(b"toy")  # the model's name, in the message
+        writer.close()
+
+    server = await asyncio.start_server(accept, "127.0.0.1", 0)
+    port = server.sockets[0].getsockname()[1]
+    options = PredictorOptions(host=f"127.0.0.1:{port}", protocol="grpc-v2", timeout=30)
+    client = GrpcPredictor(options, name="toy")
+    try:
+        with pytest.raises(PredictorAnswerError, match="ended the connection without an answer"):
+            await client.describe()
+        server.close()
+        await server.wait_closed()
+        with pytest.raises(PredictorUnavailableError, match="cannot be reached"):
+            await client.describe()
+    finally:
+        await client.close()
+        server.close()
+
+
 def test_a_slow_predictor_is_not_waited_for(fronted: Any, upstream: tuple[Upstream, int]) -> None:
     app, _ = upstream
     app.answers = [(200, {}, GOOD)] * 2
@@ -174,6 +212,44 @@ def test_a_clients_deadline_is_the_predictors_too(
     finally:
         app.delay = 0.0
     assert answer.status_code == 504
+
+
+async def test_under_kserves_server_too(upstream: tuple[Upstream, int]) -> None:
+    """KServe reads the request: what it makes of one is what its model is given."""
+    from kserve import InferInput, InferRequest
+
+    from coalmine.serving import KServeTransformer
+
+    app, port = upstream
+    transformer = KServeTransformer(
+        "toy", Identity(), predictor=PredictorOptions(host=f"127.0.0.1:{port}")
+    )
+    transformer.load()
+
+    async def asked(rows: int, **parameters: int) -> Any:
+        tensor = InferInput("features", [rows, 4], "FP32", data=[1.0] * 4 * rows)
+        request = InferRequest("toy", [tensor], parameters=parameters)
+        return await transformer.predict(request, {"x-request-id": "r1", "b3": "caf\xe9"})
+
+    try:
+        app.answers = [(200, {}, GOOD)]
+        answer = await asked(2, timeout=700_000)
+        assert answer.outputs[0].data == [0, 1]
+        assert 300_000 < app.bodies[-1]["parameters"]["timeout"] <= 700_000
+        assert app.seen[-1]["x-request-id"] == "r1"
+        assert "b3" not in app.seen[-1], "no header that gRPC could not carry"
+        assert (await asked(0)).outputs[0].shape == [0], "and the predictor is not asked"
+        app.answers = [(429, {"retry-after": "7"}, {"error": "busy"})]
+        with pytest.raises(HTTPException, match="busy") as refused:
+            await asked(2)
+        assert refused.value.headers == {"retry-after": "7"}
+        app.answers, app.delay = [(200, {}, GOOD)], 3.0
+        with pytest.raises(HTTPException, match="did not answer") as late:
+            await asked(2, timeout=100_000)
+        assert late.value.status_code == 504
+    finally:
+        app.delay = 0.0
+        await transformer.close()
 
 
 def test_many_requests_are_on_their_way_at_once(

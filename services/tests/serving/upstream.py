@@ -39,8 +39,8 @@ class Upstream:
                 message = await receive()
                 body, more = body + message.get("body", b""), message.get("more_body", False)
             self.bodies.append(json.loads(body))
+            status, headers, content = self.answers.pop(0)  # not after: nobody may wait any more
             await asyncio.sleep(self.delay)
-            status, headers, content = self.answers.pop(0)
         elif content is None:
             status = 404
         body = content if isinstance(content, bytes) else json.dumps(content).encode()

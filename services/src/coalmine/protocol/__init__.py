@@ -24,7 +24,7 @@ from coalmine.protocol._tensors import (
     dtype_of,
 )
 from coalmine.protocol._v1 import call_from_instances, decode_v1, encode_v1, predictions
-from coalmine.protocol._v2 import EncodedReply, decode_v2, encode_v2
+from coalmine.protocol._v2 import EncodedReply, decode_v2, encode_v2, parse_timeout
 from coalmine.protocol._v2_memo import V2Memo
 from coalmine.protocol._values import from_raw, from_values, to_raw
 
@@ -53,6 +53,7 @@ __all__ = [
     "from_raw",
     "from_values",
     "is_finite",
+    "parse_timeout",
     "predictions",
     "to_raw",
 ]

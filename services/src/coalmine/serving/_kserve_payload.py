@@ -21,6 +21,7 @@ from coalmine.protocol import (
     datatype_of,
     from_raw,
     from_values,
+    parse_timeout,
     predictions,
 )
 from coalmine.serving._status import grpc_status, http_status, public_message
@@ -56,7 +57,13 @@ def call_of(payload: dict[str, Any] | InferRequest, signature: Signature) -> Inf
         else:
             tensors[spec.name] = from_values(_as_json(item.data), spec, shape)
     names = signature.select([output.name for output in payload.request_outputs or ()])
-    return InferenceCall(tensors, signature.check(tensors), names, payload.id or None)
+    return InferenceCall(
+        tensors,
+        signature.check(tensors),
+        names,
+        payload.id or None,
+        timeout=_timeout(payload.parameters),
+    )
 
 
 def answer_of(
@@ -100,7 +107,8 @@ def as_kserve(error: Exception, *, name: str, grpc: bool) -> Exception:
     elif status == 500:
         found = kserve_errors.InferenceError(message)
     else:
-        found = HTTPException(status, message)
+        later = getattr(error, "retry_after", None)
+        found = HTTPException(status, message, later and {"retry-after": str(later)})
     return found
 
 
@@ -114,6 +122,12 @@ def not_ready(name: str, why: str | None = None) -> Exception:
 def described(specs: Iterable[TensorSpec]) -> list[dict[str, Any]]:
     """Tensors, for KServe's metadata."""
     return [{"name": s.name, "datatype": s.datatype, "shape": list(s.shape)} for s in specs]
+
+
+def _timeout(parameters: Any) -> float:
+    """The V2 parameter `timeout` in seconds; of gRPC it is a message."""
+    value = (parameters or {}).get("timeout")
+    return parse_timeout(getattr(value, "int64_param", value))
 
 
 def _as_json(data: Any) -> list[Any]:

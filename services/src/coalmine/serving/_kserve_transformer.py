@@ -16,6 +16,7 @@ from typing import Any
 from kserve import InferRequest, InferResponse, Model
 
 from coalmine.clock import SYSTEM_CLOCK, Clock
+from coalmine.serving._deadline import header_timeout
 from coalmine.serving._errors import ModelLoadError, ServingError
 from coalmine.serving._ids import request_id
 from coalmine.serving._kserve_payload import answer_of, as_kserve, call_of, described, not_ready
@@ -113,7 +114,10 @@ class KServeTransformer(Model):  # type: ignore[misc] # KServe has no type infor
             raw = {name.lower().encode(): value.encode() for name, value in found.items()}
             identifier = request_id(raw, call.id, self._clock)
             chained = await chain.run(
-                call.tensors, rows=call.rows, headers=forwarded(found, request_id=identifier)
+                call.tensors,
+                rows=call.rows,
+                headers=forwarded(found, request_id=identifier),
+                timeout=min(call.timeout, header_timeout(raw)),
             )
         except Exception as error:
             raise as_kserve(error, name=self.name, grpc=grpc) from error
@@ -126,6 +130,12 @@ class KServeTransformer(Model):  # type: ignore[misc] # KServe has no type infor
             name=self.name,
             version=chained.headers.get("x-coalmine-version", chain.version),
         )
+
+    async def close(self) -> None:
+        """Close the connections to the predictor; KServe's server does not, it just ends."""
+        if self._chain is not None:
+            await self._chain.disconnect()
+            self._chain = None
 
     def __getstate__(self) -> dict[str, Any]:
         # Connections, locks and threads belong to one process and one event loop.

@@ -219,7 +219,8 @@ class Servable:
         """Answer a call. ModelFailedError, OverloadedError, or a transformer's SignatureError."""
         if not call.rows and self._is_answered(call.tensors):
             return Outcome(Computed({}, self._empty, self._empty), 0.0, 0)
-        return await self._batcher.submit(call.tensors, call.rows)
+        deadline = self._clock.monotonic() + call.timeout
+        return await self._batcher.submit(call.tensors, call.rows, deadline=deadline)
 
     async def answer(self, request: Request) -> Batch | None:
         """Answer a request of the server that is host: written (`reply`), counted and recorded.

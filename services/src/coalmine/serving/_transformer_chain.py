@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import re
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import partial
+
+import numpy as np
 
 from coalmine.clock import SYSTEM_CLOCK, Clock
 from coalmine.protocol import Signature, SignatureError, Tensors
@@ -35,6 +38,7 @@ _FORWARDED = (
     "authorization", "traceparent", "tracestate", "b3", "x-b3-traceid", "x-b3-spanid",
     "x-b3-parentspanid", "x-b3-sampled", "x-b3-flags",
 )  # fmt: skip
+_CARRIED = re.compile(r"[\x20-\x7e]*")
 #: Seconds of work that the event loop may do for one request without others noticing.
 _INLINE = 500e-6
 _PROBE_ROWS = 16
@@ -53,8 +57,12 @@ def connect(options: PredictorOptions, *, name: str) -> PredictorClient:
 
 
 def forwarded(headers: Mapping[str, str], *, request_id: str) -> dict[str, str]:
-    """The headers of a client's request that its predictor gets."""
-    passed = {name: headers[name] for name in _FORWARDED if name in headers}
+    """The headers of a client's request that its predictor gets; none that gRPC cannot carry."""
+    passed = {
+        name: value
+        for name in _FORWARDED
+        if (value := headers.get(name)) is not None and _CARRIED.fullmatch(value)
+    }
     return passed | {"x-request-id": request_id}
 
 
@@ -68,7 +76,8 @@ class Chained:
     headers: dict[str, str]
     """Who answered, in the predictor's words."""
 
-    steps: Steps
+    steps: Steps | None
+    """None if nothing was done."""
 
 
 class Chain:
@@ -91,6 +100,12 @@ class Chain:
             transformer, Signature(described.inputs, described.outputs)
         )
         self.version = described.version
+        self.nothing: Tensors = {
+            spec.name: np.empty((0, *(max(n, 0) for n in spec.shape[1:])), dtype=spec.dtype)
+            for spec in self.signature.outputs
+        }
+        """The answer to a request without rows."""
+
         self._transform = TransformSteps(
             transformer,
             model_inputs=described.inputs,
@@ -120,8 +135,11 @@ class Chain:
         """Transform, ask the predictor, transform its answer. Many may run at once.
 
         SignatureError for what cannot be transformed; ModelFailedError if the transformer breaks;
-        else the predictor's own errors (`_transformer_remote.failure`).
+        else the predictor's own errors (`_transformer_remote.failure`). Nothing is asked for
+        no rows.
         """
+        if rows == 0:
+            return Chained({}, self.nothing, self.nothing, {}, None)
         began = self._clock.monotonic()
         with span_of_step("preprocess"):
             features = await self._call(self._transform.preprocess, tensors, rows)
@@ -152,6 +170,11 @@ class Chain:
     def close(self) -> None:
         """End the threads; the client's connections are its maker's to close."""
         self._pool.shutdown(wait=False)
+
+    async def disconnect(self) -> None:
+        """End the threads and close the connections, by who has handed them over."""
+        self.close()
+        await self._client.close()
 
     async def _call(self, step: Callable[..., Tensors], tensors: Tensors, rows: int) -> Tensors:
         if rows <= self._inline_rows:

@@ -36,6 +36,9 @@ _STATUSES = {
     grpc.StatusCode.INTERNAL: 500,
     grpc.StatusCode.UNKNOWN: 500,
 }
+#: How gRPC begins to say that there is no connection; else there was one, and the predictor may
+#: have begun.
+_NEVER_SENT = ("failed to connect", "DNS resolution failed", "empty address list", "connections to")
 
 
 class GrpcPredictor:
@@ -123,8 +126,12 @@ class GrpcPredictor:
         said = error.details() or ""
         if status == 503 and not metadata:
             # No server said this: gRPC's own words, for its developers, of a lost connection.
-            return PredictorUnavailableError(
-                f"the predictor at {self._options.url} cannot be reached"
+            if said.startswith(_NEVER_SENT):
+                return PredictorUnavailableError(
+                    f"the predictor at {self._options.url} cannot be reached"
+                )
+            return PredictorAnswerError(
+                f"the predictor at {self._options.url} ended the connection without an answer"
             )
         return failure(status, said, where=self._options.url, retry_after=retry_after)
 

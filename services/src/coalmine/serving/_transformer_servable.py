@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import asyncio
 
-import numpy as np
-
 from coalmine.clock import SYSTEM_CLOCK, Clock
 from coalmine.modeldir import ModelCard
 from coalmine.protocol import InferenceCall, Tensors
@@ -41,15 +39,10 @@ class RemoteServable(Servable):
         self.signature = chain.signature
         self.card: ModelCard = made_up_card(chain.signature, name=name)
         self._clock = clock
-        self._empty: Tensors = {
-            spec.name: np.empty((0, *(max(n, 0) for n in spec.shape[1:])), dtype=spec.dtype)
-            for spec in self.signature.outputs
-        }
+        self._empty: Tensors = chain.nothing
 
     async def infer(self, call: InferenceCall) -> Outcome:
         """Answer a call; what the predictor refuses, or cannot do, is raised as it is here."""
-        if call.rows == 0:
-            return Outcome(Computed({}, self._empty, self._empty), 0.0, 0)
         identifier = Exchange.current().request_id(call.id, self._clock)
         chained = await self._ask(call.tensors, call.rows, identifier)
         computed = Computed(chained.features, chained.predictions, chained.outputs)
