@@ -14,7 +14,7 @@ def users_at(hour: float, *, peak: int) -> int:
     """Vehicles at an hour (0 to 24), at least one, in straight lines between the known hours.
 
     >>> [users_at(hour, peak=50) for hour in (0, 6.5, 8, 12, 18, 24)]
-    [5, 22, 40, 20, 50, 5]
+    [5, 23, 40, 20, 50, 5]
     """
     for (start, low), (end, high) in pairwise(_DAY):
         if start <= hour <= end:

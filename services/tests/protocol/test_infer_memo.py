@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import tracemalloc
 from typing import Any
 
 import numpy as np
@@ -17,6 +18,7 @@ SIGNATURE = Signature(
     "missing",
 )
 NAMES = {"model_name": "m", "model_version": "2"}
+_LONG = {"comment": {"string_param": "x" * 1024}}
 
 
 def request(rows: int, seed: int = 0, **fields: Any) -> Any:
@@ -69,10 +71,11 @@ def test_known_requests_mean_the_same(rows: int, view: Any) -> None:
 
 def test_what_each_client_says_differently_is_not_remembered() -> None:
     memo = InferMemo()
-    learn(memo, request(2, id="a").SerializeToString())
+    for said in ({"id": "a"}, {"outputs": [{"name": "z"}], "parameters": _LONG}):
+        learn(memo, request(2, **said).SerializeToString())
+        assert memo.find(request(2, **said).SerializeToString()) is None
     for number in range(20):
         learn(memo, request(number + 1).SerializeToString())
-    assert memo.find(request(2, id="a").SerializeToString()) is None
     assert memo.find(request(20).SerializeToString()) is not None
     assert memo.find(request(3).SerializeToString()) is None, "the last few alone"
 
@@ -86,6 +89,51 @@ def test_raw_contents_that_are_not_last_are_not_remembered() -> None:
     memo = InferMemo()
     learn(memo, payload)
     assert memo.find(payload) is None
+
+
+def test_raw_contents_that_seem_to_be_last_are_not_remembered() -> None:
+    """The first of them comes before all else, and holds what looks like its own beginning."""
+    whole = request(14)
+    first, last = whole.raw_input_contents
+    del whole.raw_input_contents[:]
+    rest = whole.SerializeToString()
+    # From here on the first, and all else, are as long as the first: a tag and a length make them
+    # raw contents, and both together as many as there are inputs.
+    inside = len(rest) - 2
+    first = first[:inside] + bytes((0x3A, len(first))) + first[inside + 2 :]
+    before, behind = (
+        message_class("ModelInferRequest")(raw_input_contents=[raw]).SerializeToString()
+        for raw in (first, last)
+    )
+    payload = before + rest + behind
+    memo = InferMemo()
+    learn(memo, payload)
+    assert memo.find(payload) is None
+
+
+def test_raw_contents_that_are_missing_or_too_many_are_refused() -> None:
+    memo = InferMemo()
+    learn(memo, request(2).SerializeToString())
+    for contents in ([], [b""], [b""] * 3, [b""] * 500_000):
+        other = request(2)
+        del other.raw_input_contents[:]
+        other.raw_input_contents.extend(contents)
+        payload = other.SerializeToString()
+        tracemalloc.start()
+        try:
+            assert memo.find(payload) is None
+            assert tracemalloc.get_traced_memory()[1] < 100_000, "nobody counts what is too much"
+        finally:
+            tracemalloc.stop()
+
+
+def test_where_the_tensors_of_a_large_message_begin() -> None:
+    memo = InferMemo()
+    payload = request(5000).SerializeToString()
+    learn(memo, payload)
+    found = memo.find(payload)
+    assert found is not None
+    assert payload[memo.tensors_at :].startswith(bytes(found[1][0]))
 
 
 def test_broken_ones_are_as_broken_as_ever() -> None:

@@ -135,6 +135,9 @@ def _carrying(array: Any, datatype: str, *, raw: bool) -> Any:
     return request(inputs=[{**described, "contents": {field: array.tolist()}}])
 
 
+TOP = {"classification": {"int64_param": 3}}
+
+
 @pytest.mark.parametrize(
     ("message", "complaint"),
     [
@@ -145,8 +148,13 @@ def _carrying(array: Any, datatype: str, *, raw: bool) -> Any:
         (request(inputs=[tensor(shape=[2**62, 2**62])]), "values in fp32_contents"),
         (request(inputs=[tensor()]), "0 values in fp32_contents"),
         (request(inputs=[tensor(contents={"fp64_contents": [1, 2]})]), "0 values in fp32"),
+        (request(inputs=[tensor(contents={"fp32_contents": [1, 2, 3]})]), "3 values in fp32"),
+        (request(inputs=[tensor(contents={"fp32_contents": [1, 2]})] * 2), "more than once"),
         (request(inputs=[tensor()], raw_input_contents=[b"123"]), "3 bytes, but FP32"),
         (request(inputs=[tensor()], raw_input_contents=[b"", b""]), "2 raw_input_contents"),
+        (request(inputs=[tensor(), tensor()], raw_input_contents=[b""]), "1 raw_input_contents"),
+        (request(outputs=[{"name": "y", "parameters": TOP}]), "'classification' is not supported"),
+        (request(inputs=[tensor(parameters=TOP)]), "'classification' is not supported"),
         (
             request(inputs=[tensor(contents={})], raw_input_contents=[b"12345678"]),
             "both raw and typed",
@@ -187,3 +195,33 @@ def test_many_columns_are_no_mistake() -> None:
     message, found = parse_infer(request(inputs=inputs, raw_input_contents=raw).SerializeToString())
     call = decode_infer(message, signature, raw=found)
     assert [int(array[0]) for array in call.tensors.values()] == list(range(5000))
+
+
+def test_typed_contents_fit_their_datatype_or_are_refused() -> None:
+    for datatype, contents, complaint in (
+        ("INT8", {"int_contents": [300]}, "a value does not fit into INT8"),
+        ("UINT16", {"uint_contents": [2**16]}, "a value does not fit into UINT16"),
+        ("FP16", {}, "FP16 needs raw_input_contents"),
+    ):
+        signature = Signature((TensorSpec("x", datatype, (-1,)),), ())
+        sent = request(inputs=[tensor(datatype=datatype, shape=[1], contents=contents)])
+        with pytest.raises(ProtocolError, match=complaint):
+            decode_infer(sent, signature)
+
+
+def test_what_has_no_typed_contents_is_answered_raw_with_all_beside_it() -> None:
+    outputs = {"y": np.ones(1, np.float16), "text": np.array([b"a"], dtype=np.object_)}
+    call = decode_infer(request(inputs=[tensor(contents={"fp32_contents": [1, 2]})]), SIGNATURE)
+    payload = encode_infer(call, outputs, model_name="m", model_version="3", request_id="r")
+    answer = parse("ModelInferResponse", payload)
+    assert list(answer.raw_output_contents) == [b"\x00\x3c", b"\x01\x00\x00\x00a"]
+    nothing = decode_infer(request(), Signature((), SIGNATURE.outputs))
+    assert (nothing.rows, nothing.binary) == (1, {"y", "text"}), "clients read raw contents"
+
+
+@pytest.mark.parametrize("unknown", [b"\x82\x01\x02\x3a\x00", b"\x80\x01\x05", b"\x42\x02ab"])
+def test_a_large_message_with_a_field_of_a_later_version_means_the_same(unknown: bytes) -> None:
+    raw = np.ones((8192, 2), np.float32).tobytes()
+    sent = request(inputs=[tensor(shape=[8192, 2])], raw_input_contents=[raw])
+    message, found = parse_infer(unknown + sent.SerializeToString())
+    assert decode_infer(message, SIGNATURE, raw=found).tensors["x"].sum() == 2 * 8192

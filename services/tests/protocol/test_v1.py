@@ -99,6 +99,7 @@ def test_whole_numbers_may_carry_a_point() -> None:
         (body([1]), TEXT, "cannot hold a number"),
         (body([{"b64": "YQ=="}, {"b64": "?"}]), TEXT, "`b64` is not base64"),
         (body([{"b64": "YQ=="}, {"b65": "YQ=="}]), TEXT, "cannot hold an object"),
+        (body([{"b64": "YQ=="}, {"b64": "YQ==", "c": 1}]), TEXT, "cannot hold an object"),
         (body([{"a": 1, "b": [2**64, 1.0]}]), TWO, "too large to be exact"),
         (b'{"instances": [], "inputs": []}', ONE, "either `instances` or `inputs`"),
         (b'{"inputs": "x"}', ONE, "`inputs` must be a list"),
@@ -131,6 +132,14 @@ def test_text_outputs() -> None:
     text = np.array([[b"a", "b"]], dtype=np.object_)
     assert encode_v1({"t": text}, ("t",)) == b'{"predictions":[["a","b"]]}'
     assert predictions({"t": text}, ("t",)) == [["a", "b"]]
+
+
+def test_outputs_of_any_layout_and_a_single_text() -> None:
+    numbers = np.arange(4, dtype=np.float32).reshape(2, 2)
+    assert encode_v1({"y": numbers.T}, ("y",)) == b'{"predictions":[[0.0,2.0],[1.0,3.0]]}'
+    assert encode_v1({"y": numbers[:, 1]}, ("y",)) == b'{"predictions":[1.0,3.0]}'
+    assert encode_v1({"y": np.array(b"a", object)}, ("y",)) == b'{"predictions":["a"]}'
+    assert encode_v1({"y": np.float32(0.5)}, ("y",)) == b'{"predictions":[0.5]}'
 
 
 def test_bytes_that_are_not_text_are_base64() -> None:

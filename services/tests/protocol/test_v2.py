@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import math
 import struct
 from typing import Any
 
@@ -37,6 +38,15 @@ N = {"name": "n", "datatype": "INT64", "shape": [2], "data": [7, 8]}
 
 def request(*inputs: dict[str, Any], **more: Any) -> bytes:
     return json.dumps({"inputs": list(inputs), **more}).encode()
+
+
+SHARED = {"shared_memory_region": "r", "shared_memory_byte_size": 16}
+
+
+def _two_binary(*sizes: int) -> bytes:
+    bare = [{k: v for k, v in each.items() if k != "data"} for each in (X, N)]
+    sized = zip(bare, sizes, strict=True)
+    return request(*({**each, "parameters": {"binary_data_size": size}} for each, size in sized))
 
 
 def test_flat_and_nested_data_are_the_same() -> None:
@@ -104,6 +114,52 @@ def test_binary_outputs_follow_the_json() -> None:
     assert reply.body[reply.json_length :] == struct.pack("<f", 0.5)
 
 
+def test_a_mixed_answer_has_its_own_values() -> None:
+    """What is the same in all answers of a kind is remembered: not what JSON holds of them."""
+    wanted = [{"name": "y", "parameters": {"binary_data": True}}, {"name": "label"}]
+    call = decode_v2(request(X, N, outputs=wanted), SIGNATURE)
+    for value in (1, 2):
+        outputs = {"y": np.array([0.5], np.float32), "label": np.array([value])}
+        reply = encode_v2(call, outputs, model_name="m", model_version="1", request_id="r")
+        head = json.loads(reply.body[: reply.json_length])
+        assert head["outputs"][1]["data"] == [value]
+
+
+def test_the_time_a_client_gives_is_in_microseconds() -> None:
+    for said, seconds in (
+        ({"timeout": 1_500_000}, 1.5),
+        ({"timeout": 0}, math.inf),
+        ({}, math.inf),
+    ):
+        assert decode_v2(request(X, N, parameters=said), SIGNATURE).timeout == seconds
+
+
+def test_a_number_that_would_be_infinite_is_refused_beside_a_missing_one_too() -> None:
+    with pytest.raises(ProtocolError, match="a value does not fit into FP32"):
+        decode_v2(request({**X, "data": [1, 2, 1e300, None]}, N), SIGNATURE)
+
+
+def test_any_byte_but_zero_is_true() -> None:
+    spec = TensorSpec("flag", "BOOL", (-1,))
+    assert to_raw(from_raw(b"\x00\x01\x02\xff", spec, [4])) == b"\x00\x01\x01\x01"
+
+
+def test_an_unknown_name_is_not_echoed_whole() -> None:
+    for content in (
+        request({**X, "name": "z" * 5000}, N),
+        request(X, N, outputs=[{"name": "z" * 5000}]),
+    ):
+        with pytest.raises(ProtocolError, match="unknown") as caught:
+            decode_v2(content, SIGNATURE)
+        assert len(str(caught.value)) < 200
+
+
+def test_an_array_of_another_kind_is_no_tensor_of_the_signature() -> None:
+    tensors = {"x": np.zeros((2, 2)), "n": np.zeros(2, np.int64)}
+    with pytest.raises(ProtocolError, match="'x': float64 is not FP32"):
+        SIGNATURE.check(tensors)
+
+
 def test_binary_by_default_can_be_undone_for_one_output() -> None:
     more = {"parameters": {"binary_data_output": True}}
     assert decode_v2(request(X, N, **more), SIGNATURE).binary == {"y", "label"}
@@ -116,6 +172,7 @@ def test_binary_by_default_can_be_undone_for_one_output() -> None:
     [
         (b"nonsense", None, "not JSON"),
         (request(X, N), 10_000, "cannot have 10000 bytes"),
+        (request(X, N), -1, "cannot have -1 bytes"),
         (request(X, N) + b"123", len(request(X, N)), "3 bytes follow"),
         (request(), None, "missing input: x, n"),
         (request(X), None, "missing input: n"),
@@ -136,15 +193,24 @@ def test_binary_by_default_can_be_undone_for_one_output() -> None:
         (request({**X, "data": [[1, 2, 3, 4]]}, N), None, "not of shape"),
         (request({**X, "parameters": {"binary_data_size": 99}}, N), None, "does not fit the body"),
         (request({**X, "parameters": {"binary_data_size": -1}}, N), None, "does not fit the body"),
+        (request({**X, "parameters": {"binary_data_size": "0"}}, N), None, "does not fit the body"),
+        (request({**X, "parameters": {"binary_data_size": False}}, N), None, "does not fit the"),
         (request({**X, "parameters": {"binary_data_size": 0}}, N), None, "both data and"),
+        (_two_binary(16, 17) + bytes(32), len(_two_binary(16, 17)), "17 does not fit the body"),
         (request({**X, "parameters": 3}, N), None, "`parameters`"),
         (request(X, {**N, "shape": [1], "data": [7]}), None, "disagree on the batch"),
         (request(X, {**N, "data": [7, 2**63]}), None, "does not fit into INT64"),
         (request(X, N, outputs=[{"name": "z"}]), None, "unknown output 'z'"),
         (request(X, N, outputs=[{"name": "y"}, {"name": "y"}]), None, "more than once"),
         (request(X, N, outputs=3), None, "`outputs` must be"),
+        (request({**X, "parameters": SHARED}, N), None, "'shared_memory_region' is not supported"),
+        (request(X, N, outputs=[{"name": "y", "parameters": {"classification": 3}}]), None,
+         "'classification' is not supported: the values come as they are"),
+        (request(X, N, parameters={"sequence_id": 1}), None, "'sequence_id' is not supported"),
+        (request(X, N, parameters={"timeout": False}), None, "`timeout` must be"),
+        (request(X, N, parameters={"timeout": 0.0}), None, "`timeout` must be"),
     ],
-)
+)  # fmt: skip
 def test_mistakes_are_named(content: bytes, json_length: int | None, complaint: str) -> None:
     with pytest.raises(ProtocolError) as caught:
         decode_v2(content, SIGNATURE, json_length=json_length)

@@ -13,6 +13,7 @@ from coalmine.protocol import (
     Signature,
     TensorSpec,
     V2Memo,
+    _v2,
     decode_v2,
     encode_v2,
 )
@@ -101,3 +102,23 @@ def test_binary_replies_of_a_kind_differ_in_their_id_and_values() -> None:
         sizes = [item["parameters"]["binary_data_size"] for item in head["outputs"]]
         assert sizes == [8, 8 + len(text)]
         assert reply.body[reply.json_length :].endswith(text)
+
+
+def test_replies_of_versions_and_shapes_differ_and_only_so_many_are_remembered() -> None:
+    body, length = request(2, 0, parameters={"binary_data_output": True})
+    call = decode_v2(body, SIGNATURE, json_length=length)
+    for rows in range(600):
+        for version in ("1", "2"):
+            outputs = {"y": np.zeros(rows, np.float32), "s": np.full(rows, b"", object)}
+            reply = encode_v2(call, outputs, model_name="m", model_version=version, request_id="r")
+            head = json.loads(reply.body[: reply.json_length])
+            assert (head["model_version"], head["outputs"][0]["shape"]) == (version, [rows])
+    assert len(_v2._around_id) <= 256
+
+
+def test_only_so_many_kinds_are_remembered() -> None:
+    memo = V2Memo()
+    for rows in range(1, 600):
+        body, length = request(rows, 0)
+        assert memo.decode(body, SIGNATURE, json_length=length).rows == rows
+    assert len(memo._known) <= 64

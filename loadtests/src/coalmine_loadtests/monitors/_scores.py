@@ -33,7 +33,7 @@ def threshold_for(nulls: Sequence[Series], *, target: float) -> float:
     Where the runs are too few to say, it is just above the highest score seen.
 
     >>> threshold_for([[1, 2, 3, 4], [1, 1, 1, 1]], target=4)
-    3
+    2
     """
     candidates = sorted({score for scores in nulls for score in scores})
     low, high = 0, len(candidates)

@@ -63,7 +63,7 @@ def rate_interval(
 
     >>> low, high = rate_interval([90.0], [100.0])
     >>> low.round(3).item(), high.round(3).item()
-    (0.795, 0.961)
+    (0.772, 0.971)
     """
     total = np.atleast_1d(np.asarray(trials, dtype=np.float64)) / level.effect
     won = np.clip(np.atleast_1d(np.asarray(successes, dtype=np.float64)) / level.effect, 0.0, total)

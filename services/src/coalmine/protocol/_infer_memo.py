@@ -14,7 +14,8 @@ from coalmine.protocol._values import from_raw
 
 __all__ = ["InferMemo", "Known"]
 
-_RAW_TAG = 7 << 3 | 2
+_LENGTH_DELIMITED = 2
+_RAW_TAG = 7 << 3 | _LENGTH_DELIMITED
 _REMEMBERED, _MOST = 8, 1024
 #: Bytes of a message from which on it matters where its tensors lie.
 _LARGE = 32 * 1024
@@ -80,16 +81,16 @@ class InferMemo:
         size = len(payload) - after
         if call.id is not None or not raw_sizes or not 0 < size <= _MOST:
             return
+        before = bytes(payload[:size])
         raw = _raw_after(payload, size, most=len(raw_sizes))
-        if raw is None or [len(part) for part in raw] != raw_sizes:
+        if raw is None or not _is_without_raw(before):
             return  # its raw contents are not all at the end
         inputs = tuple(
             (signature.input(name), list(array.shape)) for name, array in call.tensors.items()
         )
         bare = InferenceCall({}, 0, call.outputs, None, call.binary, timeout=call.timeout)
-        before = bytes(payload[:size])
         known = Known(before, model_name, model_version, signature, inputs, bare)
-        self._known = [known, *(k for k in self._known if k.before != before)][:_REMEMBERED]
+        self._known = [known, *self._known][:_REMEMBERED]
 
 
 def _size_of(length: int) -> int:
@@ -107,19 +108,32 @@ def _raw_after(
     while at < end:
         if payload[at] != _RAW_TAG or len(found) == most:
             return None
-        at += 1
-        length = shift = 0
-        while True:
-            if at >= end or shift > 28:
-                return None
-            byte = payload[at]
-            at += 1
-            length |= (byte & 127) << shift
-            shift += 7
-            if byte < 128:
-                break
-        if at + length > end:
+        begin, at = _extent(payload, at + 1)
+        if at > end:
             return None
-        found.append(payload[at : at + length])
-        at += length
+        found.append(payload[begin:at])
     return found
+
+
+def _is_without_raw(before: bytes) -> bool:
+    """Whether these are whole fields, and none of them raw contents."""
+    at, end = 0, len(before)
+    while at < end:
+        tag = before[at]
+        if tag == _RAW_TAG or tag > 127 or tag & 7 != _LENGTH_DELIMITED:
+            return False
+        _, at = _extent(before, at + 1)
+    return at == end
+
+
+def _extent(payload: bytes | memoryview, at: int) -> tuple[int, int]:
+    """Begin and end of what has its length written at a place; behind the payload, if it is cut."""
+    length = shift = 0
+    while at < len(payload) and shift <= 28:
+        byte = payload[at]
+        at += 1
+        length |= (byte & 127) << shift
+        shift += 7
+        if byte < 128:
+            return at, at + length
+    return at, len(payload) + 1

@@ -52,6 +52,7 @@ class V2Memo:
     """Decodes as `decode_v2` does, and remembers the last few kinds of requests."""
 
     def __init__(self) -> None:
+        # By the signature's identity, which is no other's while what is known holds it.
         self._known: dict[tuple[bytes, int], _Known] = {}
 
     def decode(
@@ -62,11 +63,7 @@ class V2Memo:
             return decode_v2(body, signature, json_length=json_length)
         key = (bytes(body[:json_length]), id(signature))
         known = self._known.get(key)
-        if (
-            known is not None
-            and known.signature is signature
-            and known.size == len(body) - json_length
-        ):
+        if known is not None and known.size == len(body) - json_length:
             return known.decode(body, json_length)
         call = decode_v2(body, signature, json_length=json_length)
         if call.id is None:  # as each has its own

@@ -39,7 +39,7 @@ def log_e_more_events(arms: TwoArms, *, unit: Floats | float = 1.0) -> float:
     >>> import numpy as np
     >>> n = np.full(10, 100.0)
     >>> round(log_e_more_events(TwoArms(n, np.full(10, 4.0), n, np.full(10, 1.0))), 1)
-    8.1
+    8.0
     >>> log_e_more_events(TwoArms(n, np.full(10, 4.0), n, np.full(10, 4.0))) < 0
     True
     """

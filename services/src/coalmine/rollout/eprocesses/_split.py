@@ -32,7 +32,7 @@ def log_e_share_off(
     >>> one = np.ones(1)
     >>> off = log_e_share_off(130 * one, 1000 * one, share=0.1 * one, tolerance=0.05, unit=one)
     >>> round(off, 1)
-    1.3
+    0.7
     """
     if not mine.size:
         return 0.0
