@@ -176,6 +176,24 @@ def test_a_long_thin_picture_is_refused_before_it_is_made_wide() -> None:
         transformed(file, settings=ImageSettings(max_pixels=1_000_000))
 
 
+def scans(count: int, *, after: bytes = b"") -> bytes:
+    """A JPEG with so many scans more than it needs, each of which changes nothing."""
+    file = encoded(Image.new("L", (64, 64), 90), "JPEG", progressive=True)
+    end = file.rindex(b"\xff\xd9")
+    last = file[file.rindex(b"\xff\xc4") : end]  # a scan and its table
+    return file[:end] + last * count + file[end:] + after
+
+
+def test_a_jpeg_that_is_decoded_again_and_again_is_refused() -> None:
+    """Each scan is a hundred bytes, and passes over all pixels: an hour for what may be sent."""
+    with pytest.raises(ValueError, match="row 0: a JPEG of more than 100 scans"):
+        transformed(scans(101))
+    video = b"\xff\xda\x00" * 300
+    plain, kept, followed = transformed(scans(0), scans(50), scans(50, after=video))
+    np.testing.assert_array_equal(kept, plain)
+    np.testing.assert_array_equal(followed, plain)
+
+
 def test_the_bad_one_of_many_is_named() -> None:
     good = encoded(Image.fromarray(noise(16, 16)))
     with pytest.raises(ValueError, match="image, row 2: not a JPEG or PNG"):

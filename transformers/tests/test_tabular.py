@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
@@ -150,6 +151,52 @@ def test_missing_text_is_filled_or_a_category_of_its_own() -> None:
     assert own.preprocess(served)["features"].tolist() == [[0], [2]]
 
 
+@pytest.mark.parametrize(
+    "gaps",
+    [
+        [2.0, None, 4.0, 6.0],
+        np.ma.MaskedArray([2.0, 900.0, 4.0, 6.0], mask=[0, 1, 0, 0]),
+        pa.array([2, None, 4, 6]),
+        pa.table({"x": [2, None, 4, 6]})["x"],
+        pd.Series([2, None, 4, 6], dtype="Int64"),
+        pd.Series([Decimal(2), None, Decimal(4), Decimal(6)]),
+    ],
+    ids=["list", "masked", "arrow", "arrow table", "pandas", "decimals"],
+)
+def test_gaps_in_numbers_are_gaps_whatever_holds_them(gaps: Any) -> None:
+    whole = fitted(Numeric("x"), x=np.array([2.0, np.nan, 4.0, 6.0]))
+    assert TabularTransformer.fit([Numeric("x")], {"x": gaps}).columns == whole.columns
+
+
+@pytest.mark.parametrize(
+    "gaps",
+    [
+        ["b", None, "a", "b"],
+        ["b", float("nan"), "a", "b"],
+        pa.array(["b", None, "a", "b"]),
+        pa.array(["b", None, "a", "b"]).dictionary_encode(),
+        pa.table({"c": pa.array(["b", None, "a", "b"]).dictionary_encode()})["c"],
+        pd.Series(["b", None, "a", "b"], dtype="string"),
+        pd.Series(["b", None, "a", "b"], dtype="category"),
+    ],
+    ids=["list", "nan", "arrow", "dictionary", "dictionaries", "pandas", "pandas category"],
+)
+def test_gaps_in_text_are_gaps_whatever_holds_them(gaps: Any) -> None:
+    """Of a dictionary in chunks numpy is given the last category where there is none."""
+    column = Categorical("c", fill="b")
+    whole = fitted(column, c=np.array(["b", "", "a", "b"]))
+    assert TabularTransformer.fit([column], {"c": gaps}).columns == whole.columns
+    kept = TabularTransformer.fit([Categorical("c")], {"c": gaps})
+    assert kept.feature_names == ("c=", "c=a", "c=b")
+
+
+def test_a_flag_with_gaps_is_a_number() -> None:
+    """Clients send numbers or null then: BOOL has no null."""
+    column = Numeric("x", scale=None)
+    made = TabularTransformer.fit([column], {"x": pa.array([True, None, False])})
+    assert [spec.datatype for spec in made.inputs] == ["FP64"]
+
+
 def test_unknown_categories_are_refused_ignored_or_kept_apart() -> None:
     served = {"c": np.array([b"x", b"a"], dtype=object)}
     data = np.array(["a", "b"])
@@ -211,6 +258,23 @@ def test_wrong_data_is_refused_by_name(tensors: Tensors, message: str) -> None:
         ([Categorical("c", fill=1)], {"c": np.ones(2, int)}, "column 'c': `fill` is for text"),
         ([Numeric("x"), Numeric("y")], {"x": np.ones(2), "y": np.ones(3)}, "column 'y': 3 rows"),
         ([Numeric("x"), Numeric("x")], {"x": np.ones(2)}, "are named 'x'"),
+        (
+            [Numeric("x", fill="mode")],
+            {"x": np.ones(2)},
+            "column 'x': fill 'mode'; allowed: median",
+        ),  # type: ignore[arg-type]
+        ([Numeric("x", fill=np.nan)], {"x": np.ones(2)}, "column 'x': fill nan; allowed: median"),
+        ([Numeric("x")], {"x": np.array([-1.7e308, 1.7e308])}, "column 'x': values so large"),
+        ([Numeric("x")], {"x": [1, "2"]}, "column 'x': object is not numbers"),
+        (
+            [Categorical("c", "onehot")],
+            {"c": ["a"]},
+            "encoding 'onehot'; allowed: one_hot, ordinal",
+        ),  # type: ignore[arg-type]
+        ([Categorical("c", unknown="nan")], {"c": ["a"]}, "unknown 'nan'; allowed: error, ignore"),  # type: ignore[arg-type]
+        ([Categorical("c", fill=1)], {"c": ["a", ""]}, "column 'c': 1 is neither text nor"),
+        ([Categorical("c")], {"c": ["\ud800"]}, "column 'c': .*surrogates not allowed"),
+        ([], {}, "needs a column at least"),
     ],
 )
 def test_what_cannot_be_fitted_is_refused_by_name(columns: Any, data: Any, message: str) -> None:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import dataclass
+from decimal import Decimal
+from numbers import Real
 from typing import Any, Literal
 
 import numpy as np
@@ -12,6 +14,9 @@ from coalmine.protocol import Array, datatype_of
 from coalmine_transformers._columns import FittedCategorical, FittedNumeric
 
 __all__ = ["Categorical", "Numeric", "fit"]
+
+_ENCODINGS = ("one_hot", "ordinal")
+_UNKNOWN = ("error", "ignore", "own")
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,7 +58,7 @@ class Categorical:
 def fit(column: Numeric | Categorical, data: Any) -> FittedNumeric | FittedCategorical:
     """The column with its numbers; ValueError, naming it, for data that it cannot be fitted to."""
     try:
-        values = np.asarray(data)
+        values = _as_array(data)
         if values.ndim != 1 or not len(values):
             raise ValueError(f"needs a value per row, not shape {values.shape}")
         if isinstance(column, Numeric):
@@ -63,7 +68,40 @@ def fit(column: Numeric | Categorical, data: Any) -> FittedNumeric | FittedCateg
         raise ValueError(f"column {column.name!r}: {error}") from None
 
 
+def _as_array(data: Any) -> Array:
+    if hasattr(data, "combine_chunks"):  # of Arrow
+        data = data.combine_chunks()
+    if hasattr(data, "dictionary_decode"):  # numpy is given the last category for a null of these
+        data = data.dictionary_decode()
+    if isinstance(data, np.ma.MaskedArray):  # else what is masked counts
+        gaps, data = np.ma.getmaskarray(data), np.ma.getdata(data).astype(np.object_)
+        data[gaps] = None
+    values = np.asarray(data)
+    if values.dtype.kind in "SU" and isinstance(data, list | tuple):
+        values = np.array(data, dtype=np.object_)  # numpy has made text of what is none, NaN say
+    return values
+
+
+def _is_missing(value: Any) -> bool:
+    """None, NaN, and pandas' NA and NaT, which are neither."""
+    return (
+        value is None
+        or (isinstance(value, float) and np.isnan(value))
+        or type(value).__name__ in ("NAType", "NaTType")
+    )
+
+
+def _with_gaps(values: Array) -> Array:
+    """Numbers and gaps, which numpy keeps as objects, as float64; others as they are."""
+    found = values.tolist()
+    if not all(isinstance(value, Real | Decimal) or _is_missing(value) for value in found):
+        return values
+    return np.array([np.nan if _is_missing(value) else float(value) for value in found])
+
+
 def _fit_numeric(column: Numeric, values: Array) -> FittedNumeric:
+    if values.dtype.kind == "O":
+        values = _with_gaps(values)
     if values.dtype.kind not in "biuf":
         raise ValueError(f"{values.dtype} is not numbers; text needs Categorical")
     if values.dtype.itemsize > 8:
@@ -73,17 +111,14 @@ def _fit_numeric(column: Numeric, values: Array) -> FittedNumeric:
         raise ValueError("holds infinity")
     if np.isnan(numbers).all():
         raise ValueError("every value is missing")
-    fill: float | None
-    if column.fill == "median":
-        fill = float(np.nanmedian(numbers))
-    elif column.fill == "mean":
-        fill = float(np.nanmean(numbers))
-    else:
-        fill = None if column.fill is None else float(column.fill)
-    if fill is not None:
-        # Filled first and scaled then, so that the numbers are those of a pipeline of the two.
-        numbers = np.where(np.isnan(numbers), fill, numbers)
-    center, scale = _scaling(column.scale, numbers[~np.isnan(numbers)])
+    with np.errstate(all="ignore"):
+        fill = _filling(column.fill, numbers)
+        if fill is not None:
+            # Filled first and scaled then, so that the numbers are those of a pipeline of the two.
+            numbers = np.where(np.isnan(numbers), fill, numbers)
+        center, scale = _scaling(column.scale, numbers[~np.isnan(numbers)])
+    if not (np.isfinite(center) and np.isfinite(scale)):
+        raise ValueError("values so large that their mean or their range is infinite")
     return FittedNumeric(
         name=column.name,
         datatype=datatype_of(values),  # type: ignore[arg-type] # pydantic checks it
@@ -92,6 +127,18 @@ def _fit_numeric(column: Numeric, values: Array) -> FittedNumeric:
         scale=scale,
         indicator=column.indicator,
     )
+
+
+def _filling(how: str | float | None, numbers: Array) -> float | None:
+    if how is None:
+        return None
+    if how == "median":
+        return float(np.nanmedian(numbers))
+    if how == "mean":
+        return float(np.nanmean(numbers))
+    if isinstance(how, str) or not np.isfinite(how):
+        raise ValueError(f"fill {how!r}; allowed: median, mean, a finite number, None")
+    return float(how)
 
 
 def _scaling(how: str | None, numbers: Array) -> tuple[float, float]:
@@ -113,6 +160,9 @@ def _scaling(how: str | None, numbers: Array) -> tuple[float, float]:
 
 
 def _fit_categorical(column: Categorical, values: Array) -> FittedCategorical:
+    for key, allowed in (("encoding", _ENCODINGS), ("unknown", _UNKNOWN)):
+        if getattr(column, key) not in allowed:
+            raise ValueError(f"{key} {getattr(column, key)!r}; allowed: {', '.join(allowed)}")
     found: list[Any]
     if values.dtype.kind in "iu":
         datatype, found = datatype_of(values), values.tolist()
@@ -130,7 +180,7 @@ def _fit_categorical(column: Categorical, values: Array) -> FittedCategorical:
     if fill is not None:
         if datatype != "BYTES":
             raise ValueError("`fill` is for text: an integer is never missing")
-        seen.add(fill)
+        seen.add(_text(fill))
     return FittedCategorical(
         name=column.name,
         datatype=datatype,  # type: ignore[arg-type] # pydantic checks it
@@ -142,10 +192,11 @@ def _fit_categorical(column: Categorical, values: Array) -> FittedCategorical:
 
 
 def _text(value: Any) -> str:
-    if value is None or (isinstance(value, float) and np.isnan(value)):
+    if _is_missing(value):
         return ""
     if isinstance(value, bytes):
         return value.decode()
     if not isinstance(value, str):
-        raise ValueError(f"{value!r:.40} is neither text nor an integer")
+        raise ValueError(f"{value!r:.40} is neither text nor one of integers without gaps")
+    value.encode()  # half a surrogate pair is no text that a client could send
     return value

@@ -24,6 +24,7 @@ from pydantic import Field, model_validator
 from coalmine.protocol import Array, Tensors, TensorSpec
 from coalmine_transformers._artefact import Strict, read, write
 from coalmine_transformers._base import Transformer
+from coalmine_transformers._jpeg import MOST_SCANS, has_too_many_scans
 
 __all__ = ["ImageSettings", "ImageTransformer"]
 
@@ -150,6 +151,8 @@ class ImageTransformer(Transformer):
         try:
             with Image.open(BytesIO(file), formats=_FORMATS) as opened:
                 self._bound(opened.size)
+                if opened.format != "PNG" and has_too_many_scans(file):
+                    raise ValueError(f"a JPEG of more than {MOST_SCANS} scans")
                 opened.load()
                 picture = _upright_rgb(opened)
         except ValueError:

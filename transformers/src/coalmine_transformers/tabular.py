@@ -55,6 +55,8 @@ class TabularTransformer(Transformer):
 
     def __init__(self, columns: Sequence[FittedNumeric | FittedCategorical]) -> None:
         self.columns = tuple(columns)
+        if not self.columns:
+            raise ValueError("needs a column at least")
         self.feature_names = tuple(name for column in self.columns for name in column.features)
         for names in ([column.name for column in self.columns], self.feature_names):
             twice = [name for name in names if list(names).count(name) > 1]
