@@ -7,10 +7,11 @@ import math
 import sqlite3
 from typing import Annotated, NamedTuple
 
-from fastapi import Depends, FastAPI, Query, Request
+from fastapi import Depends, FastAPI, Query, Request, Response
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
 
 __all__ = ["Span", "SpanQuery", "answer_errors"]
 
@@ -49,6 +50,10 @@ def answer_errors(app: FastAPI) -> None:
 
     for kind in (sqlite3.Error, OSError):
         app.add_exception_handler(kind, unavailable)
+
+    @app.exception_handler(ClientDisconnect)
+    async def gone(_: Request, __: Exception) -> Response:
+        return Response(status_code=499)  # nobody hears it, and it is no fault to log
 
     @app.exception_handler(Exception)
     async def unforeseen(_: Request, error: Exception) -> JSONResponse:

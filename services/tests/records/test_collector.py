@@ -272,6 +272,35 @@ async def test_a_client_that_leaves_does_not_disturb_others(
         assert (await third).status_code == 200
 
 
+@pytest.mark.parametrize("path", ["/v1/records", "/v1/events", "/v1/labels"])
+async def test_who_leaves_in_the_middle_of_a_body_is_no_fault_of_ours(
+    path: str, log: RecordLog, clock: ManualClock
+) -> None:
+    app = create_collector(log, clock=clock)
+    pieces = iter(
+        [{"type": "http.request", "body": b"[", "more_body": True}, {"type": "http.disconnect"}]
+    )
+    sent: list[Any] = []
+
+    async def receive() -> Any:
+        return next(pieces)
+
+    async def send(message: Any) -> None:
+        sent.append(message)
+
+    scope = {
+        "type": "http",
+        "method": "POST",
+        "path": path,
+        "root_path": "",
+        "query_string": b"",
+        "headers": [(b"x-coalmine-batch", b"e:1-1")],
+    }
+    async with app.router.lifespan_context(app):
+        await app(scope, receive, send)  # what it raised would be logged, with its traceback
+    assert (sent[0]["status"], log.stats().rows) == (499, 0)
+
+
 async def test_a_full_disk_is_503_and_nothing_is_half_stored(
     tmp_path: Path, clock: ManualClock, make_batch: MakeBatch
 ) -> None:

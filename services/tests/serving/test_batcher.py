@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
+import weakref
 from collections.abc import Callable
 from typing import Any
 
@@ -40,13 +41,14 @@ class Gate:
         self.batches: list[list[float]] = []
         self.entered = threading.Semaphore(0)
         self.leave = threading.Semaphore(0)
+        self.fault: BaseException = ValueError("thirteen")
 
     def __call__(self, tensors: Tensors) -> Computed:
         self.batches.append(tensors["x"].ravel().tolist())
         self.entered.release()
         assert self.leave.acquire(timeout=10)
         if (tensors["x"] == 13).any():
-            raise ValueError("thirteen")
+            raise self.fault
         return doubled(tensors)
 
     async def started(self) -> None:
@@ -96,8 +98,10 @@ async def test_a_network_without_a_batch_dimension_runs_each_request_alone() -> 
     batcher.close()
 
 
-async def test_one_bad_request_fails_alone() -> None:
+@pytest.mark.parametrize("fault", [ValueError("thirteen"), RuntimeError(), GeneratorExit()])
+async def test_one_bad_request_fails_alone(fault: BaseException) -> None:
     gate = Gate()
+    gate.fault = fault
     batcher = Batcher(gate)
     first = asyncio.create_task(batcher.submit(column(0), 1))
     await gate.started()
@@ -106,8 +110,22 @@ async def test_one_bad_request_fails_alone() -> None:
     gate.leave.release(10)
     await first
     results = await asyncio.gather(*tasks, return_exceptions=True)
-    assert isinstance(results[1], ValueError)
+    assert results[1] is fault
     assert [r.computed.outputs["y"].tolist() for r in (results[0], results[2])] == [[2], [4]]  # type: ignore[union-attr]
+    batcher.close()
+
+
+async def test_who_left_a_run_that_fails_disturbs_nobody() -> None:
+    gate = Gate()
+    batcher = Batcher(gate)
+    gone = asyncio.create_task(batcher.submit(column(13), 1))
+    await gate.started()
+    waiting = asyncio.create_task(batcher.submit(column(1), 1))
+    await asyncio.sleep(0)
+    gone.cancel()
+    gate.leave.release(2)
+    assert (await waiting).computed.outputs["y"].tolist() == [2]
+    assert gone.cancelled()
     batcher.close()
 
 
@@ -158,10 +176,15 @@ async def test_a_full_queue_refuses_and_recovers() -> None:
     assert batcher.queued_rows == 0, "a caller that left no longer counts"
     later = asyncio.create_task(batcher.submit(column(2), 1))
     await asyncio.sleep(0)
+    last = asyncio.create_task(batcher.submit(column(3, 4), 2))  # as many as may wait
+    await asyncio.sleep(0)
+    with pytest.raises(QueueFullError, match="3 rows wait"):
+        await batcher.submit(column(5), 1)
     gate.leave.release(10)
     assert (await later).computed.outputs["y"].tolist() == [4]
+    assert (await last).computed.outputs["y"].tolist() == [6, 8]
     await running
-    assert gate.batches == [[0], [2]]
+    assert gate.batches == [[0], [2, 3, 4]]
     batcher.close()
 
 
@@ -323,10 +346,10 @@ async def test_an_expired_request_is_dropped_before_it_is_run() -> None:
     gate.leave.release(10)
     assert (await patient).computed.outputs["y"].tolist() == [4]
     await running
-    assert gate.batches == [[0], [2]]
     with pytest.raises(DeadlineError):
         await batcher.submit(column(3), 1, deadline=SYSTEM_CLOCK.monotonic() - 1)
-    assert gate.batches == [[0], [2]]
+    await batcher.submit(column(4), 1)
+    assert gate.batches == [[0], [2], [4]]
     batcher.close()
 
 
@@ -345,6 +368,38 @@ async def test_a_request_that_runs_too_long_is_told_so_and_harms_nobody() -> Non
     assert (await tasks[1]).computed.outputs["y"].tolist() == [4]
     assert gate.batches == [[1, 2]]
     batcher.close()
+
+
+async def test_an_answered_request_is_let_go_long_before_its_time_is_over() -> None:
+    batcher = Batcher(doubled)
+    tensors = column(1)
+    held = weakref.ref(tensors["x"])
+    in_an_hour = SYSTEM_CLOCK.monotonic() + 3600
+    assert (await batcher.submit(tensors, 1, deadline=in_an_hour)).batch_rows == 1
+    del tensors
+    for _ in range(1000):  # the runner lets go of it a moment later
+        if held() is None:
+            break
+        await asyncio.sleep(0.01)
+    assert held() is None, "held by a timer, or by an idle runner"
+    batcher.close()
+
+
+def test_a_loop_that_ended_meanwhile_worries_no_runner() -> None:
+    gate = Gate()
+    before = set(threading.enumerate())
+
+    async def begin() -> None:
+        batcher = Batcher(gate)
+        asyncio.ensure_future(batcher.submit(column(1), 1))
+        await gate.started()
+
+    asyncio.run(begin())
+    runners = [each for each in set(threading.enumerate()) - before if "runner" in each.name]
+    gate.leave.release()
+    for runner in runners:  # what it raised would be an error of this test
+        runner.join(60)
+        assert not runner.is_alive()
 
 
 def test_a_model_that_turns_slow_leaves_the_event_loop_until_it_is_cheap_again() -> None:

@@ -14,6 +14,8 @@ import numpy as np
 import pytest
 import tritonclient.grpc as triton_grpc
 
+from coalmine.serving import ServeOptions, create_asgi
+
 #: Seconds that the model takes for each request here.
 LONG = 2.5
 
@@ -104,6 +106,32 @@ def test_half_a_request_is_499_too(served: Any) -> None:
     begin(served.port, content[:50], length=len(content)).close()
     wait_for(lambda: metric(served, requests("v2", 499)) == 1)
     assert metric(served, "coalmine_inflight_requests") == 0
+
+
+async def test_half_a_call_of_grpc_is_499_where_it_comes_as_asgi(model_dir: Path) -> None:
+    """As it does behind Envoy, and where spans are made."""
+    app = create_asgi(ServeOptions(model=str(model_dir), name="toy"))
+    pieces = iter(
+        [{"type": "http.request", "body": b"\0\0", "more_body": True}, {"type": "http.disconnect"}]
+    )
+
+    async def receive() -> Any:
+        return next(pieces)
+
+    async def send(message: Any) -> None:
+        raise AssertionError(f"nobody is there to hear {message}")
+
+    scope = {
+        "type": "http",
+        "method": "POST",
+        "path": "/inference.GRPCInferenceService/ModelInfer",
+        "headers": [(b"content-type", b"application/grpc")],
+        "extensions": {"http.response.trailers": {}},
+    }
+    await app(scope, receive, send)
+    assert f"{requests('grpc', 499)} 1.0" in (await app.plane.metrics.render()).decode()
+    assert app.plane.arriving.size == 0
+    app.plane.repository.close()
 
 
 def test_a_cancelled_call_of_grpc_is_499(served: Any, collector: Any) -> None:

@@ -38,12 +38,14 @@ class Deployed:
 
 
 class Signatures:
-    """Model cards by name and version. Read again when a version is asked for that is not known."""
+    """Model cards by name and version. New ones are looked for when one is asked for that is not
+    known; a version that was read stays as it was, as a version does."""
 
     def __init__(self, models: Path | None) -> None:
         self._models = models
         self._cards: dict[str, dict[str, ModelCard]] = {}
         self._learned: dict[tuple[str, str], ModelCard] = {}
+        self._read_paths: set[Path] = set()
         self._read()
 
     def of(self, event: Event, request: Any, response: Any) -> Deployed:
@@ -74,10 +76,13 @@ class Signatures:
         if self._models is None:
             return
         for path in sorted(self._models.glob(f"*/{MODEL_CARD}")):
+            if path in self._read_paths:
+                continue  # events of a model that has no directory make us look each time
             try:
                 card = load_card(path.parent)
             except ModelDirectoryError:
                 continue  # half written
+            self._read_paths.add(path)
             self._cards.setdefault(card.name, {})[path.parent.name] = card
 
     def _learn(self, name: str, version: str, request: Any, response: Any) -> ModelCard:

@@ -59,7 +59,7 @@ class Computed:
             _concatenated([part.features for part in parts]),
             outputs if same else _concatenated([part.predictions for part in parts]),
             outputs,
-            Steps.joined(steps) if len(steps) == len(parts) else None,
+            Steps.joined(steps) if steps else None,
         )
 
     def rows(self, start: int, stop: int) -> Computed:
@@ -200,7 +200,7 @@ def run_batch(
         )
         try:
             computed = Computed.joined([_run(compute, piece) for piece in pieces])
-        except Exception:
+        except BaseException:  # a `sys.exit` in a model must not end the thread that runs it
             pass
         else:
             return [Batch(tickets, rows, computed)]

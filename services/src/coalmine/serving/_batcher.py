@@ -221,6 +221,7 @@ class Batcher:
                 job.loop.call_soon_threadsafe(self._ran, job, batches)
             except RuntimeError:  # the loop is closed, and with it every caller
                 return
+            del job, batches  # which a runner would hold until the next batch comes, if one does
 
     def _ran(self, job: _Job, batches: list[Batch]) -> None:
         self._idle += 1

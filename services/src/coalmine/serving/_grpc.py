@@ -87,6 +87,7 @@ class GrpcEdge:
             )
             reply = await method(call.message(body))
         except ClientGoneError:
+            call.count(asyncio.CancelledError())
             return
         except asyncio.CancelledError as error:  # the client left
             call.count(error)

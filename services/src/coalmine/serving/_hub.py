@@ -58,7 +58,6 @@ class Hub:
         self._ledger = VersionLedger()
         self._changing = asyncio.Lock()
         self._served: dict[str, PlanData] | None = None
-        self._unloaded: set[str] = set()
         self._ended: list[Family] = []
 
     async def handle(self, member: Member, op: str, args: dict[str, Any]) -> Any:
