@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import shutil
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -138,6 +140,7 @@ NONSENSE = {
     "m.onnx --records ftp://host": "allowed: sqlite:///FILE",
     "m.onnx --records http://": "allowed: sqlite:///FILE",
     "m.onnx --records http://host:port": "Port could not be cast",
+    "m.onnx --artefact transformer.json": "add --transformer",
 }
 
 
@@ -192,4 +195,27 @@ def test_a_file_that_is_no_log_stops_the_start(
         port=0,
     )
     assert serve(options) == 1
-    assert "records: file is not a database" in capsys.readouterr().err
+    assert "records.db: file is not a database" in capsys.readouterr().err
+
+
+def test_a_file_that_may_not_be_read_stops_the_start_by_its_name(
+    tmp_path: Path, model_dir: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    model = shutil.copytree(model_dir, tmp_path / "model")
+    (model / "notes").symlink_to("n" * 300)  # nobody can, not even root, who may all else
+    assert serve(ServeOptions(model=str(model), server="uvicorn", port=0)) == 1
+    (said,) = capsys.readouterr().err.splitlines()
+    assert said == f"coalmine serve: {model / 'notes'}: File name too long"
+
+
+def test_a_port_that_is_taken_is_named_with_the_option(capsys: pytest.CaptureFixture[str]) -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        assert serve(ServeOptions(model="model.onnx", port=port)) == 1
+    (said,) = capsys.readouterr().err.splitlines()
+    assert said == (
+        f"coalmine serve: cannot listen on 127.0.0.1:{port}: Address already in use; "
+        "--port names another"
+    )

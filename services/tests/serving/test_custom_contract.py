@@ -115,6 +115,22 @@ def test_v1(pair: dict[str, Any]) -> None:
         }
 
 
+@pytest.mark.parametrize("kind", ["application/x-www-form-urlencoded", "text/plain"])
+def test_v1_of_another_content_type(pair: dict[str, Any], kind: str) -> None:
+    body = json.dumps(instances()).encode()  # as `curl -d` sends it
+    for name, answer in both(pair, V1, content=body, headers={"content-type": kind}).items():
+        assert answer.status_code == 200, (name, answer.text)
+        assert [row["sum"] for row in answer.json()["predictions"]] == SUMS
+    for name, answer in both(pair, V1, content=b"{no", headers={"content-type": kind}).items():
+        assert answer.status_code == 400, (name, answer.text)
+
+
+def test_v1_by_columns(pair: dict[str, Any]) -> None:
+    for name, answer in both(pair, V1, json={"inputs": {"x": X, "who": ["Ann", "Bo"]}}).items():
+        assert answer.status_code == 200, (name, answer.text)
+        assert answer.json() == {"outputs": {"sum": SUMS, "greeting": ["hi Ann", "hi Bo"]}}
+
+
 def test_v2_json(pair: dict[str, Any]) -> None:
     found = both(pair, V2, json={"id": "mine", "inputs": tensors()})
     for answer in found.values():
@@ -161,6 +177,9 @@ def test_metadata(pair: dict[str, Any]) -> None:
 
 BAD_V1: dict[str, Any] = {
     "nothing": {},
+    "a list": [[1, 2, 3]],
+    "a number": 3,
+    "no object at all": None,
     "not a list": {"instances": 3},
     "ragged": {"instances": [{"x": [1, 2], "who": "Ann"}]},
     "text for a number": {"instances": [{"x": ["a", 2, 3], "who": "Ann"}]},

@@ -1,15 +1,8 @@
-"""Spans, received by a real OTLP/HTTP server: parents, times, status; and no harm without one."""
+"""Spans, received by a real OTLP/HTTP server: parents, times, status."""
 
 from __future__ import annotations
 
-import gzip
-import os
-import subprocess
-import sys
-import threading
-import time
 from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -17,20 +10,21 @@ import httpx
 import numpy as np
 import pytest
 import tritonclient.grpc as triton_grpc
-from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 from opentelemetry.proto.trace.v1.trace_pb2 import Span, Status
 
-from coalmine.serving._tracing import Tracing
-
-TRACE = "0af7651916cd43dd8448eb211c80319c"
-PARENT = "b7ad6b7169203331"
-TRACEPARENT = f"00-{TRACE}-{PARENT}-01"
-INFER = "POST /v2/models/{model_name}/infer"
-STEPS = {"preprocess", "predict", "postprocess"}
-#: Of a request to a model with a transformer: its own, two below it, and those of the transformer.
-ALL = 3 + len(STEPS)
-ROWS = {"inputs": [{"name": "features", "datatype": "FP32", "shape": [2, 4], "data": [0.5] * 8}]}
-
+from .spans import (
+    ALL,
+    INFER,
+    PARENT,
+    ROWS,
+    STEPS,
+    TRACE,
+    Receiver,
+    attributes,
+    infer,
+    raw,
+    traceparent,
+)
 
 HALVING = """
 from coalmine.protocol import TensorSpec
@@ -46,58 +40,6 @@ class Halved:
     def postprocess(self, tensors):
         return tensors
 """
-
-
-class Receiver:
-    """An OpenTelemetry collector, as far as a client can tell."""
-
-    def __init__(self) -> None:
-        self.requests: list[ExportTraceServiceRequest] = []
-        receiver = self
-
-        class Handler(BaseHTTPRequestHandler):
-            def do_POST(self) -> None:
-                body = self.rfile.read(int(self.headers["content-length"]))
-                if self.headers.get("content-encoding") == "gzip":
-                    body = gzip.decompress(body)
-                assert self.path == "/v1/traces"
-                receiver.requests.append(ExportTraceServiceRequest.FromString(body))
-                self.send_response(200)
-                self.end_headers()
-
-            def log_message(self, *_: Any) -> None:
-                pass
-
-        self.server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self.url = f"http://127.0.0.1:{self.server.server_address[1]}"
-        self.thread = threading.Thread(target=self.server.serve_forever, daemon=True)
-        self.thread.start()
-
-    @property
-    def spans(self) -> list[Span]:
-        return [
-            span
-            for request in self.requests
-            for resource in request.resource_spans
-            for scope in resource.scope_spans
-            for span in scope.spans
-        ]
-
-    def of(self, trace: str) -> dict[str, Span]:
-        return {span.name: span for span in self.spans if span.trace_id.hex() == trace}
-
-    def wait(self, trace: str, count: int) -> dict[str, Span]:
-        deadline = time.monotonic() + 20
-        while time.monotonic() < deadline:
-            if sum(span.trace_id.hex() == trace for span in self.spans) >= count:
-                return self.of(trace)
-            time.sleep(0.02)
-        raise AssertionError(f"{count} spans expected, got {self.of(trace)}")
-
-    def close(self) -> None:
-        self.server.shutdown()
-        self.server.server_close()
-        self.thread.join()
 
 
 @pytest.fixture(scope="module")
@@ -116,34 +58,6 @@ def traced(request: pytest.FixtureRequest, start: Any, model_dir: Path, receiver
         OTEL_EXPORTER_OTLP_ENDPOINT=receiver.url,
         OTEL_SERVICE_NAME="toy-service",
         OTEL_BSP_SCHEDULE_DELAY="50",
-    )
-
-
-def traceparent(number: int) -> tuple[str, str]:
-    trace = f"{number:032x}"
-    return trace, f"00-{trace}-{PARENT}-01"
-
-
-def raw(value: float, rows: int = 2) -> dict[str, Any]:
-    return {
-        "inputs": [
-            {"name": "raw", "datatype": "FP32", "shape": [rows, 4], "data": [value] * 4 * rows},
-            {"name": "wait", "datatype": "FP32", "shape": [rows], "data": [0.03] * rows},
-        ]
-    }
-
-
-def attributes(span: Span) -> dict[str, Any]:
-    return {
-        item.key: getattr(item.value, item.value.WhichOneof("value")) for item in span.attributes
-    }
-
-
-def infer(served: Any, value: float, trace: str, **headers: str) -> httpx.Response:
-    return httpx.post(
-        f"{served.url}/v2/models/toy/infer",
-        json=raw(value),
-        headers={"traceparent": trace, **headers},
     )
 
 
@@ -340,88 +254,3 @@ def test_a_transformer_of_its_own_and_its_predictor_are_one_trace(
     assert set(spans) == {INFER, "preprocess"}
     assert attributes(spans["preprocess"])["error.type"] == "SignatureError"
     assert spans["preprocess"].status.code == Status.STATUS_CODE_UNSET  # the client's mistake
-
-
-@pytest.mark.parametrize("kind", ["native", "uvicorn"])
-def test_a_collector_that_is_gone_hurts_nobody(start: Any, model_dir: Path, kind: str) -> None:
-    served = start(
-        model_dir,
-        *("--transformer", "moody:Moody"),
-        kind=kind,
-        OTEL_EXPORTER_OTLP_ENDPOINT="http://127.0.0.1:9",
-        OTEL_BSP_SCHEDULE_DELAY="50",
-    )
-    for _ in range(20):
-        assert infer(served, 0.5, TRACEPARENT).status_code == 200
-        time.sleep(0.1)
-    assert served.stop() == 0
-    assert "Traceback" not in served.text()
-    complaints = [line for line in served.text().splitlines() if "opentelemetry" in line]
-    assert len(complaints) == 1, "not at every attempt"
-
-
-def test_without_the_environment_there_is_no_tracing(start: Any, model_dir: Path) -> None:
-    assert Tracing.from_environment({}) is None
-    for environment in (
-        {"OTEL_SDK_DISABLED": "true", "OTEL_EXPORTER_OTLP_ENDPOINT": "http://x"},
-        {"OTEL_TRACES_EXPORTER": "none", "OTEL_EXPORTER_OTLP_ENDPOINT": "http://x"},
-        {"OTEL_EXPORTER_OTLP_ENDPOINT": ""},
-    ):
-        assert Tracing.from_environment(environment) is None
-    served = start(model_dir)
-    answer = httpx.post(
-        f"{served.url}/v2/models/toy/infer", json=ROWS, headers={"traceparent": TRACEPARENT}
-    )
-    assert answer.status_code == 200
-    assert "traceparent" not in answer.headers
-    program = (
-        "import sys; from coalmine.serving import ServeOptions, create_asgi; "
-        f"create_asgi(ServeOptions(model={str(model_dir)!r})); "
-        "print([name for name in sys.modules if name.startswith('opentelemetry')])"
-    )
-    quiet = {name: value for name, value in os.environ.items() if not name.startswith("OTEL_")}
-    out = subprocess.run(
-        [sys.executable, "-c", program], capture_output=True, text=True, check=True, env=quiet
-    )
-    assert out.stdout.strip().endswith("[]")
-
-
-@pytest.mark.parametrize(
-    ("environment", "message"),
-    [
-        ({"OTEL_TRACES_EXPORTER": "zipkin"}, "OTEL_TRACES_EXPORTER is 'zipkin'; allowed: otlp"),
-        (
-            {"OTEL_TRACES_EXPORTER": "otlp", "OTEL_EXPORTER_OTLP_PROTOCOL": "http/json"},
-            "OTEL_EXPORTER_OTLP_PROTOCOL is 'http/json'; allowed: http/protobuf, grpc",
-        ),
-        (
-            {"OTEL_TRACES_EXPORTER": "otlp", "OTEL_EXPORTER_OTLP_PROTOCOL": "grpc"},
-            "pip install 'coalmine[tracing]'",
-        ),
-    ],
-)
-def test_what_cannot_be_had_is_one_warning(
-    environment: dict[str, str], message: str, caplog: pytest.LogCaptureFixture
-) -> None:
-    assert Tracing.from_environment(environment) is None
-    (record,) = caplog.records
-    assert message in record.getMessage()
-
-
-def test_a_server_without_the_extra_says_so_and_serves(
-    start: Any, model_dir: Path, tmp_path: Path
-) -> None:
-    # What a missing package looks like: a finder that comes first and finds nothing.
-    (tmp_path / "sitecustomize.py").write_text(
-        "import sys\n"
-        "class Missing:\n"
-        "    def find_spec(self, name, path=None, target=None):\n"
-        "        if name.startswith('opentelemetry.exporter'):\n"
-        "            raise ModuleNotFoundError(f'No module named {name!r}', name=name)\n"
-        "sys.meta_path.insert(0, Missing())\n"
-    )
-    served = start(
-        model_dir, PYTHONPATH=str(tmp_path), OTEL_EXPORTER_OTLP_ENDPOINT="http://127.0.0.1:9"
-    )
-    assert httpx.post(f"{served.url}/v2/models/toy/infer", json=ROWS).status_code == 200
-    assert served.text().count("pip install 'coalmine[tracing]'") == 1

@@ -151,6 +151,21 @@ def test_mlflow_what_is_not_there(registry: Any, get: Get, uri: str, message: st
         get(uri)
 
 
+@pytest.mark.parametrize(
+    ("uri", "named"), [("models:/fraud@champion", False), ("runs:/0123456789abcdef/model", True)]
+)
+def test_mlflow_is_not_made_where_there_is_none(
+    get: Get, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, uri: str, named: bool
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    if named:
+        monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path}/mlflow.db")
+    with pytest.raises(FetchError, match=r"mlflow\.db does not exist; set MLFLOW_TRACKING_URI"):
+        get(uri)
+    assert not (tmp_path / "mlflow.db").exists()
+
+
 def hub(web: Any, files: dict[str, bytes], *, commit: str) -> None:
     """The hub's answers for one repository."""
     siblings = [{"rfilename": name} for name in files]

@@ -15,7 +15,7 @@ __all__ = ["app"]
 app = typer.Typer(
     help="References: the rows of training or validation data that the monitors compare with.",
     no_args_is_help=True,
-    epilog="Example:  coalmine reference build validation.parquet --model models/3 --label fault",
+    epilog="Example:  coalmine reference build val.parquet --model models/3 --label-column fault",
 )
 
 
@@ -27,7 +27,8 @@ def _group() -> None:
 @app.command(
     epilog=(
         "Examples:  coalmine reference build train.csv --model my-model --label-column class  |  "
-        "coalmine reference build val.parquet --model models:/ev-battery/3 --state .coalmine/ev"
+        "coalmine reference build val.parquet --model models:/ev-battery/3 "
+        "--state .coalmine/ev-battery"
     )
 )
 def build(

@@ -64,15 +64,22 @@ def schema() -> None:
 def run(
     service: Annotated[_Service, typer.Argument(help="The service to run")],
     file: FileArgument,
-    port: Annotated[int, typer.Option(help="Port of this service")] = 9000,
+    port: Annotated[int, typer.Option(help="Port of this service", min=1, max=65535)] = 9000,
     stack_port: Annotated[
-        int, typer.Option(help="First port of the stack whose other parts it works with")
+        int,
+        typer.Option(
+            help="First port of the stack whose other parts it works with", min=1, max=65526
+        ),
     ] = 8080,
     state: Annotated[
-        Path | None, typer.Option(help="State directory", show_default=".coalmine/NAME")
+        Path | None,
+        typer.Option(
+            help="State directory", show_default=".coalmine/NAME", envvar="COALMINE_STATE"
+        ),
     ] = None,
     data: Annotated[
-        Path | None, typer.Option(help="Real telemetry to train with (CSV or Parquet)")
+        Path | None,
+        typer.Option(help="Real telemetry to train with (CSV or Parquet)", exists=True),
     ] = None,
     seed: Annotated[int, typer.Option(help="Seed of the training")] = 0,
     cluster: Annotated[
@@ -111,7 +118,7 @@ def run(
 
 
 def serve(context: typer.Context) -> None:
-    """Serve one model on KServe's protocols (HTTP V1 and V2, gRPC V2), without the rest.
+    """Serve models on KServe's protocols (HTTP V1 and V2, gRPC V2), without the rest.
 
     Its options are those of the model server: coalmine serve --help.
     """

@@ -29,7 +29,7 @@ def register(app: typer.Typer) -> None:
 def up(
     file: Annotated[Path, typer.Argument(help="The model service file", metavar="FILE")],
     port: Annotated[
-        int, typer.Option(help="Port of the gateway, first of ten in a row", max=65526)
+        int, typer.Option(help="Port of the gateway, first of ten in a row", min=1, max=65526)
     ] = 8080,
     state: Annotated[
         Path | None,

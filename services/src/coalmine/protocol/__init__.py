@@ -23,7 +23,13 @@ from coalmine.protocol._tensors import (
     datatype_of,
     dtype_of,
 )
-from coalmine.protocol._v1 import call_from_instances, decode_v1, encode_v1, predictions
+from coalmine.protocol._v1 import (
+    call_from_instances,
+    decode_v1,
+    encode_v1,
+    in_columns,
+    predictions,
+)
 from coalmine.protocol._v2 import EncodedReply, decode_v2, encode_v2, parse_timeout
 from coalmine.protocol._v2_memo import V2Memo
 from coalmine.protocol._values import from_raw, from_values, to_raw
@@ -52,6 +58,7 @@ __all__ = [
     "encode_v2",
     "from_raw",
     "from_values",
+    "in_columns",
     "is_finite",
     "parse_timeout",
     "predictions",

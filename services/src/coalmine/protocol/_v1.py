@@ -34,6 +34,10 @@ def load_object(body: bytes | memoryview) -> dict[str, Any]:
         # Python's own library, thus many a client, writes NaN as if there were such a word.
         hint = "; a missing number is null" if error.doc.startswith("NaN", error.pos) else ""
         raise MalformedRequestError(f"the body is not JSON: {error}{hint}") from None
+    return _object(content)
+
+
+def _object(content: Any) -> dict[str, Any]:
     if not isinstance(content, dict):
         raise MalformedRequestError("the body must be a JSON object")
     return content
@@ -50,8 +54,9 @@ def decode_v1(body: bytes | memoryview, signature: Signature) -> InferenceCall:
     return call_from_instances(load_object(body), signature)
 
 
-def call_from_instances(content: dict[str, Any], signature: Signature) -> InferenceCall:
+def call_from_instances(content: Any, signature: Signature) -> InferenceCall:
     """A V1 request whose JSON has been read already, as KServe's own server does."""
+    content = _object(content)
     given = [key for key in ("instances", "inputs") if key in content]
     if len(given) != 1:
         raise MalformedRequestError("the body must have either `instances` or `inputs`")
@@ -139,6 +144,12 @@ def encode_v1(outputs: Tensors, names: tuple[str, ...], *, columnar: bool = Fals
 def predictions(outputs: Tensors, names: tuple[str, ...]) -> list[Any]:
     """One prediction per row, in Python's own types: the only output's value, or all of them."""
     return _per_row({name: _numbers_or_text(outputs[name]).tolist() for name in names})
+
+
+def in_columns(outputs: Tensors, names: tuple[str, ...]) -> dict[str, Any]:
+    """Each output whole, in Python's own types: the answer to a request by columns."""
+    columns = {name: _numbers_or_text(outputs[name]).tolist() for name in names}
+    return {name: v if outputs[name].ndim else v[0] for name, v in columns.items()}
 
 
 def _per_row(columns: dict[str, Any]) -> list[Any]:

@@ -30,10 +30,10 @@ _MODEL_HELP = (
     "content; several times, each with NAME="
 )
 _EPILOG = """examples:
-  coalmine serve model.onnx --port 9000
+  coalmine serve model.onnx --processes 4
   coalmine serve my_model:Mean                      a class of your own in my_model.py
   coalmine serve models:/fraud@champion             from MLflow (MLFLOW_TRACKING_URI)
-  coalmine serve s3://models/fraud/3 --name fraud --processes 4
+  coalmine serve s3://models/fraud/3 --name fraud --port 9000
   coalmine serve fraud=models/fraud churn=models/churn --watch 5
   coalmine serve model.onnx --records sqlite:///records.db
 

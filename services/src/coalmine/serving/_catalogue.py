@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import re
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
@@ -52,6 +53,15 @@ class Place:
     path: Path | None
 
 
+@contextmanager
+def _reading() -> Iterator[None]:
+    """What the server's user may not read is said to whoever starts it, by its path."""
+    try:
+        yield
+    except OSError as error:
+        raise ModelLoadError(f"{error.filename}: {error.strerror}") from error
+
+
 class Catalogue:
     """The sources of one server. ModelLoadError says which of them makes no sense."""
 
@@ -74,6 +84,7 @@ class Catalogue:
         self._cache = options.model_cache
 
     @property
+    @_reading()
     def holds_several(self) -> bool:
         """Whether there can be more models than one."""
         if len(self._named) > 1:
@@ -101,6 +112,7 @@ class Catalogue:
         version = offer.version or fetched.version or content.version
         return Place(name, content.uri, version, path)
 
+    @_reading()
     def offers(self) -> list[Offer]:
         """All that can be loaded now, by name."""
         if len(self._named) > 1:
@@ -136,8 +148,12 @@ def fingerprint(path: Path) -> tuple[tuple[str, int, int, int], ...]:
     return tuple(found)
 
 
+@_reading()
 def content_digest(path: Path) -> str:
-    """`sha256:` digest over all files of a model directory, or over a bare file."""
+    """`sha256:` digest over all files of a model directory, or over a bare file.
+
+    ModelLoadError names a file that cannot be read.
+    """
     digest = hashlib.sha256()
     for file in _files(path):
         name = file.relative_to(path) if path.is_dir() else ""

@@ -32,7 +32,7 @@ async def start_grpc(edge: Edge, *, host: str, port: int, max_body: int, share_p
     try:
         server.add_insecure_port(f"{host}:{port}")
     except RuntimeError as error:
-        raise StartupError(f"cannot listen on {host}:{port}") from error
+        raise StartupError(f"cannot listen on {host}:{port}; --grpc-port names another") from error
     await server.start()
     return server
 

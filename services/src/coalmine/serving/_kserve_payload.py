@@ -19,8 +19,10 @@ from coalmine.protocol import (
     TensorSpec,
     call_from_instances,
     datatype_of,
+    decode_v1,
     from_raw,
     from_values,
+    in_columns,
     parse_timeout,
     predictions,
 )
@@ -37,9 +39,15 @@ _GRPC_ERRORS = {
 }
 
 
-def call_of(payload: dict[str, Any] | InferRequest, signature: Signature) -> InferenceCall:
-    """A V1 (dict) or V2 request, found to fit; SignatureError, MalformedRequestError."""
-    if isinstance(payload, dict):
+def call_of(payload: Any, signature: Signature) -> InferenceCall:
+    """A V1 or V2 request, found to fit; SignatureError, MalformedRequestError.
+
+    Of V1 KServe's server gives whatever the body's JSON is, and the body itself where its content
+    type is not JSON's, as that of `curl -d`; ours reads any.
+    """
+    if isinstance(payload, bytes):
+        return decode_v1(payload, signature)
+    if not isinstance(payload, InferRequest):
         return call_from_instances(payload, signature)
     tensors: dict[str, Array] = {}
     for item in payload.inputs:
@@ -67,7 +75,7 @@ def call_of(payload: dict[str, Any] | InferRequest, signature: Signature) -> Inf
 
 
 def answer_of(
-    payload: dict[str, Any] | InferRequest,
+    payload: Any,
     call: InferenceCall,
     outputs: Tensors,
     *,
@@ -75,7 +83,9 @@ def answer_of(
     version: str | None,
 ) -> dict[str, Any] | InferResponse:
     """The answer in the form of the request."""
-    if isinstance(payload, dict):
+    if not isinstance(payload, InferRequest):
+        if call.columnar:
+            return {"outputs": in_columns(outputs, call.outputs)}
         return {"predictions": predictions(outputs, call.outputs)}
     return InferResponse(
         response_id=payload.id or "",

@@ -119,17 +119,18 @@ class KServeTransformer(Model):  # type: ignore[misc] # KServe has no type infor
                 headers=forwarded(found, request_id=identifier),
                 timeout=min(call.timeout, header_timeout(raw)),
             )
+            answer = answer_of(
+                payload,
+                call,
+                chained.outputs,
+                name=self.name,
+                version=chained.headers.get("x-coalmine-version", chain.version),
+            )
         except Exception as error:
             raise as_kserve(error, name=self.name, grpc=grpc) from error
         if response_headers is not None:
             response_headers.update(chained.headers, **{"x-request-id": identifier})
-        return answer_of(
-            payload,
-            call,
-            chained.outputs,
-            name=self.name,
-            version=chained.headers.get("x-coalmine-version", chain.version),
-        )
+        return answer
 
     async def close(self) -> None:
         """Close the connections to the predictor; KServe's server does not, it just ends."""

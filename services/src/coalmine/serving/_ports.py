@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import socket
 from collections.abc import Iterator
@@ -50,7 +51,10 @@ def _bind(made: socket.socket, host: str, port: int) -> int:
     try:
         made.bind((host, port))
     except OSError as error:
-        raise StartupError(f"cannot listen on {host}:{port}: {error.strerror}") from error
+        said = f"cannot listen on {host}:{port}: {error.strerror}"
+        if error.errno in (errno.EADDRINUSE, errno.EACCES):
+            said += "; --port names another"
+        raise StartupError(said) from error
     chosen: int = made.getsockname()[1]
     return chosen
 

@@ -136,15 +136,15 @@ class Predictor(Model):  # type: ignore[misc] # KServe has no type information
         try:
             call = call_of(payload, servable.signature)
             outcome = await servable.infer(call)
+            return answer_of(
+                payload,
+                call,
+                outcome.computed.outputs,
+                name=self.name,
+                version=servable.version,
+            )
         except Exception as error:
             raise as_kserve(error, name=self.name, grpc=grpc) from error
-        return answer_of(
-            payload,
-            call,
-            outcome.computed.outputs,
-            name=self.name,
-            version=servable.version,
-        )
 
     def __getstate__(self) -> dict[str, Any]:
         # KServe's `--workers` sends the model to its processes: each opens it for itself.

@@ -10,6 +10,7 @@ from coalmine.records import RecordEmitter, RecordsError
 from coalmine.serving._errors import StartupError
 from coalmine.serving._options import ServeOptions
 from coalmine.serving._servable import Servable
+from coalmine.sources import redacted
 
 __all__ = ["Recording"]
 
@@ -40,7 +41,7 @@ class Recording:
                     return first
             return first.of_version(card=servable.card, model_version=servable.version)
         except (RecordsError, OSError, ValueError) as error:
-            raise StartupError(f"records: {error}") from error
+            raise StartupError(f"records to {redacted(self._options.records)}: {error}") from error
 
     async def start(self) -> None:
         """Start shipping what has been opened."""

@@ -52,6 +52,8 @@ def _check(options: ServeOptions) -> None:
     """StartupError for options that make no sense, alone or together."""
     for said in violations(options):
         raise StartupError(said)
+    if options.artefact is not None and options.transformer is None:
+        raise StartupError("--artefact is what a transformer was fitted with: add --transformer")
     if options.server != "uvicorn" and options.grpc_port is not None:
         raise StartupError(
             f"--grpc-port is for uvicorn; {options.server} has gRPC on its only port"

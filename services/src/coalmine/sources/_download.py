@@ -91,7 +91,7 @@ def _from_storage(source: Source, model: Path, place: Path) -> dict[str, Any]:
     shutil.rmtree(model / ".cache", ignore_errors=True)
     found = model / source.parts["path"].rstrip("/") if only else model
     if not found.exists():
-        raise FileNotFoundError(errno.ENOENT, "no such file in the repository")
+        raise FileNotFoundError("no such file in the repository")
     if found.is_file():
         alone = place / "alone"
         alone.mkdir()
@@ -104,11 +104,15 @@ def _from_mlflow(source: Source, model: Path, root: Path) -> dict[str, Any]:
     os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
     os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
     os.environ.setdefault("GIT_PYTHON_REFRESH", "quiet")
+    import mlflow
     from mlflow.artifacts import download_artifacts
     from mlflow.tracking import MlflowClient
 
     version = identity = None
     uri = source.uri
+    _require_store(
+        mlflow.get_registry_uri() if source.scheme == "models" else mlflow.get_tracking_uri()
+    )
     if source.scheme == "models" and len(source.parts) > 1:
         client = MlflowClient()
         name = source.parts["name"]
@@ -139,6 +143,15 @@ def _from_mlflow(source: Source, model: Path, root: Path) -> dict[str, Any]:
     }
 
 
+def _require_store(uri: str) -> None:
+    """Asked about a SQLite file that is not there, MLflow makes one, and finds nothing in it."""
+    scheme, _, rest = uri.partition(":///")
+    file = Path(rest.partition("?")[0])
+    if scheme.startswith("sqlite") and not file.exists():
+        said = "set MLFLOW_TRACKING_URI to where MLflow is"
+        raise FileNotFoundError(f"there is no MLflow: {file.absolute()} does not exist; {said}")
+
+
 def _registered(client: Any, name: str, parts: dict[str, str]) -> Any:
     if "alias" in parts:
         return client.get_model_version_by_alias(name, parts["alias"])
@@ -146,7 +159,7 @@ def _registered(client: Any, name: str, parts: dict[str, str]) -> Any:
         return client.get_model_version(name, parts["version"])
     found = client.search_model_versions(f"name='{name}'")
     if not found:
-        raise FileNotFoundError(errno.ENOENT, f"model {name} not found in the registry")
+        raise FileNotFoundError(f"model {name} not found in the registry")
     return max(found, key=lambda entry: int(entry.version))
 
 

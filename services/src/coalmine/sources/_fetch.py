@@ -23,7 +23,7 @@ from coalmine.sources._errors import (
     SourceError,
     UriError,
 )
-from coalmine.sources._uri import Source, is_remote, parse, redacted
+from coalmine.sources._uri import SCHEMES, Source, is_remote, parse, redacted
 
 __all__ = ["Fetched", "fetch"]
 
@@ -101,7 +101,8 @@ def _local(uri: str) -> Path:
     parts = urlsplit(uri)
     if parts.scheme != "file":
         if "://" in uri:
-            raise UriError(f"{redacted(uri)}: not a URI of a model")
+            allowed = ", ".join(("file", *SCHEMES))
+            raise UriError(f"{redacted(uri)}: not a URI of a model; its scheme is one of {allowed}")
         return Path(uri)
     if parts.netloc not in ("", "localhost"):
         raise UriError(f"{uri}: names another machine; a local path has three slashes, file:///")
