@@ -17,6 +17,9 @@ import httpx
 import psutil
 import pytest
 
+from coalmine.clock import ManualClock
+from coalmine.serving import ServeOptions, create_asgi
+
 BOTH = pytest.mark.parametrize("kind", ["native", "uvicorn"])
 #: Cheap in general, and slow when a request asks for it.
 MOODY = ("--transformer", "moody:Moody", "--inline", "never")
@@ -68,6 +71,24 @@ async def test_a_request_that_never_ends_does_not_hold_the_server(
     assert time.monotonic() - begin < 5
     with contextlib.suppress(httpx.HTTPError):
         await task
+
+
+async def test_a_model_that_is_quick_is_drained_as_long_as_it_is_asked(model_dir: Path) -> None:
+    """Whenever one looks nothing is in flight: such a server ended after a tenth of a second."""
+    clock = ManualClock()
+    app = create_asgi(ServeOptions(model=str(model_dir)), clock=clock)
+    servable = app.plane.repository.get("toy", None)
+    draining = asyncio.create_task(app.plane.drain(100.0))
+    for _ in range(20):
+        servable.metrics.answered("v1", 200, 0.0001)
+        clock.advance(1.0)
+        await asyncio.sleep(0.05)
+    assert not draining.done()
+    while not draining.done():  # nobody asks any more, and there is time left
+        clock.advance(0.06)
+        await asyncio.sleep(0.02)
+    assert clock.monotonic() < 100
+    app.plane.repository.close()
 
 
 @BOTH

@@ -196,8 +196,11 @@ class Dataplane:
         self._draining = True
         give_up = self.clock.monotonic() + timeout
         quiet_since = self.clock.monotonic()
+        answered = self.metrics.requests
         while (now := self.clock.monotonic()) < give_up:
-            if self._inflight:
+            # A quick model answers within a turn of the loop: then there is never one in flight.
+            before, answered = answered, self.metrics.requests
+            if self._inflight or answered != before:
                 quiet_since = now
             elif now - quiet_since >= _QUIET:
                 return

@@ -129,6 +129,11 @@ class ServerMetrics:
         """The metrics of one version of one model; the same ones when it comes back."""
         return self._models.setdefault((model_name, revision, arm), ModelMetrics())
 
+    @property
+    def requests(self) -> int:
+        """Requests answered so far, whatever was answered."""
+        return sum(sum(model.requests.values()) for model in self._models.values())
+
     def watch(self, collect: Callable[[], Iterable[Metric]]) -> None:
         """Show what `collect` reads when Prometheus asks."""
         self.registry.register(_Collector(collect))
