@@ -141,7 +141,8 @@ def load_card(directory: Path) -> ModelCard:
     except ValidationError as error:
         first = error.errors()[0]
         key = ".".join(str(part) for part in first["loc"])
-        raise ModelDirectoryError(f"{path}: {key}: {first['msg']}") from error
+        said = f"{key}: {first['msg']}" if key else "needs `name`, `inputs` and `outputs`"
+        raise ModelDirectoryError(f"{path}: {said}") from error
 
 
 def check_network(network: Path, card: ModelCard) -> None:

@@ -207,6 +207,12 @@ BAD_V2: dict[str, Any] = {
     "too few elements": tensors(shape=[4, 3]),
     "text for a number": tensors(data=["a"] * 6),
     "rows that disagree": tensors(who=("Ann",)),
+    "negative sizes": tensors(shape=[-2, -3]),
+    "no elements of a huge size": tensors(shape=[0, 2**62], data=[]),
+    "a tensor in shared memory": [
+        tensors()[0] | {"parameters": {"shared_memory_region": "r"}},
+        tensors()[1],
+    ],
     "refused by compute": tensors(with_value(13)),
 }
 
@@ -280,6 +286,7 @@ BAD_GRPC: dict[str, Any] = {
     "a missing input": grpc_inputs()[:1],
     "another datatype": grpc_inputs(datatype="FP64"),
     "another size": grpc_inputs(shape=[3, 2]),
+    "negative sizes": grpc_inputs(shape=[-2, -3]),
     "refused by compute": grpc_inputs(with_value(13)),
 }
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -16,9 +17,11 @@ from typing import Any
 import httpx
 import psutil
 import pytest
+import yaml
 
 from coalmine.clock import ManualClock
-from coalmine.serving import ServeOptions, create_asgi
+from coalmine.serving import ModelLoadError, ServeOptions, create_asgi
+from coalmine.serving._open import open_model
 
 BOTH = pytest.mark.parametrize("kind", ["native", "uvicorn"])
 #: Cheap in general, and slow when a request asks for it.
@@ -89,6 +92,25 @@ async def test_a_model_that_is_quick_is_drained_as_long_as_it_is_asked(model_dir
         await asyncio.sleep(0.02)
     assert clock.monotonic() < 100
     app.plane.repository.close()
+
+
+async def test_a_second_signal_ends_it_at_once(
+    start: Any, model_dir: Path, client: httpx.AsyncClient
+) -> None:
+    served = start(model_dir, *MOODY)
+    stuck = {"instances": [{"raw": [1, 2, 3, 4], "wait": 30}]}
+    task = asyncio.create_task(client.post(f"{served.url}/v1/models/toy:predict", json=stuck))
+    inflight = re.compile(r"^coalmine_inflight_requests\{.*\} 1\.0$", re.MULTILINE)
+    while not inflight.search((await client.get(f"{served.url}/metrics")).text):
+        await asyncio.sleep(0.01)
+    served.process.send_signal(signal.SIGINT)
+    while (await client.get(f"{served.url}/v2/health/ready")).status_code == 200:
+        await asyncio.sleep(0.01)
+    served.process.send_signal(signal.SIGINT)
+    await asyncio.to_thread(served.process.wait, 20)
+    assert "Traceback" not in served.text()
+    with contextlib.suppress(httpx.HTTPError):
+        await task
 
 
 @BOTH
@@ -189,6 +211,33 @@ def test_a_card_of_another_network_is_refused(start: Any, model_dir: Path, tmp_p
     served = start(tmp_path, ready=False)
     assert served.process.wait(20) == 1
     assert "outputs: says" in served.text()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "complaint"),
+    [
+        (["--name", "a/b"], "the name 'a/b' cannot be asked for"),
+        (["--version", "1\n2"], "the version '1\\n2' cannot be asked for"),
+    ],
+)
+def test_what_no_path_can_name(
+    start: Any, model_dir: Path, arguments: list[str], complaint: str
+) -> None:
+    served = start(model_dir, *arguments, ready=False)
+    assert served.process.wait(30) == 1
+    assert complaint in served.text()
+
+
+def test_a_card_of_other_shapes_is_refused(model_dir: Path, tmp_path: Path) -> None:
+    (tmp_path / "model.onnx").write_bytes((model_dir / "model.onnx").read_bytes())
+    card = yaml.safe_load((model_dir / "model.yaml").read_text())
+    card["inputs"][0] |= {"shape": [-1, 5], "columns": []}
+    (tmp_path / "model.yaml").write_text(yaml.safe_dump(card))
+    with pytest.raises(ModelLoadError, match=r"says shape \[-1, 5\] of 'features', the network"):
+        open_model(ServeOptions(model=str(tmp_path)))
+    (tmp_path / "model.yaml").write_text("")
+    with pytest.raises(ModelLoadError, match=r"model\.yaml: needs `name`, `inputs`"):
+        open_model(ServeOptions(model=str(tmp_path)))
 
 
 @BOTH

@@ -30,7 +30,14 @@ from coalmine.protocol._v1 import (
     in_columns,
     predictions,
 )
-from coalmine.protocol._v2 import EncodedReply, decode_v2, encode_v2, parse_timeout
+from coalmine.protocol._v2 import (
+    EncodedReply,
+    decode_v2,
+    encode_v2,
+    parse_shape,
+    parse_timeout,
+    refuse_unsupported,
+)
 from coalmine.protocol._v2_memo import V2Memo
 from coalmine.protocol._values import from_raw, from_values, to_raw
 
@@ -60,7 +67,9 @@ __all__ = [
     "from_values",
     "in_columns",
     "is_finite",
+    "parse_shape",
     "parse_timeout",
     "predictions",
+    "refuse_unsupported",
     "to_raw",
 ]

@@ -191,7 +191,10 @@ class ServingApp:
             served = [f"{each.name} version {each.version}" for each in plane.repository.serving()]
             _log.info("ready: %s at %s", ", ".join(served) or "no model", where(self._options))
         await send({"type": "lifespan.startup.complete"})
-        await receive()
+        try:
+            await receive()
+        except asyncio.CancelledError:
+            return  # a second signal, which does not wait for anything
         if self._watching is not None:
             self._watching.cancel()
         if self._http1 is not None:

@@ -7,6 +7,7 @@ models, each by its own name. A directory is looked at whenever somebody asks: m
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import re
 from collections.abc import Iterator
@@ -19,7 +20,7 @@ from coalmine.modeldir import MODEL_CARD, MODEL_FILE
 from coalmine.serving._errors import ModelLoadError
 from coalmine.serving._options import ServeOptions
 from coalmine.serving._python import is_dotted
-from coalmine.sources import SourceError, fetch, is_remote
+from coalmine.sources import SourceError, external_files, fetch, is_remote
 
 __all__ = ["Catalogue", "Offer", "Place", "content_digest", "fingerprint"]
 
@@ -150,13 +151,13 @@ def fingerprint(path: Path) -> tuple[tuple[str, int, int, int], ...]:
 
 @_reading()
 def content_digest(path: Path) -> str:
-    """`sha256:` digest over all files of a model directory, or over a bare file.
+    """`sha256:` digest over all files of a model directory, or over a bare file and its weights.
 
     ModelLoadError names a file that cannot be read.
     """
     digest = hashlib.sha256()
     for file in _files(path):
-        name = file.relative_to(path) if path.is_dir() else ""
+        name = file.relative_to(path) if path.is_dir() else file.name if file != path else ""
         digest.update(f"{name}:{file.stat().st_size}:".encode())
         with file.open("rb") as stream:
             while block := stream.read(_BLOCK):
@@ -211,4 +212,11 @@ def _entries(folder: Path) -> list[Path]:
 def _files(path: Path) -> list[Path]:
     if path.is_dir():
         return sorted(file for file in path.rglob("*") if file.is_file())
-    return [path]
+    stat = path.stat()
+    return [path, *_weights(path, stat.st_size, stat.st_mtime_ns, stat.st_ino)]
+
+
+@functools.lru_cache(maxsize=256)
+def _weights(network: Path, *_: int) -> tuple[Path, ...]:
+    """Files of a bare network's weights; it is read for that once, and again when it changes."""
+    return tuple(external_files(network))

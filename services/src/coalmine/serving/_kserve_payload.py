@@ -23,8 +23,10 @@ from coalmine.protocol import (
     from_raw,
     from_values,
     in_columns,
+    parse_shape,
     parse_timeout,
     predictions,
+    refuse_unsupported,
 )
 from coalmine.serving._status import grpc_status, http_status, public_message
 
@@ -49,6 +51,8 @@ def call_of(payload: Any, signature: Signature) -> InferenceCall:
         return decode_v1(payload, signature)
     if not isinstance(payload, InferRequest):
         return call_from_instances(payload, signature)
+    for part in (payload, *payload.inputs, *(payload.request_outputs or ())):
+        refuse_unsupported(part.parameters or {})
     tensors: dict[str, Array] = {}
     for item in payload.inputs:
         spec = signature.input(item.name)
@@ -59,7 +63,7 @@ def call_of(payload: Any, signature: Signature) -> InferenceCall:
                 f"input {spec.name!r}: datatype {item.datatype!r:.40} is not {spec.datatype}"
             )
         raw = item._raw_data
-        shape = list(item.shape)
+        shape = parse_shape(list(item.shape), spec)
         if raw is not None:
             tensors[spec.name] = from_raw(raw, spec, shape)
         else:

@@ -30,6 +30,15 @@ class Opened:
     artefact: Path | None = None
     """What the model's transformer was fitted with, if that lies beside it."""
 
+    def __post_init__(self) -> None:
+        for what, text in (("name", self.card.name), ("version", self.version)):
+            # Both are a part of a path; the version is a header too.
+            if "/" in text or not text.isprintable():
+                raise ModelLoadError(
+                    f"the {what} {text!r:.100} cannot be asked for: it may hold neither '/' nor "
+                    f"what is not printed; --{what} gives another"
+                )
+
 
 def open_model(options: ServeOptions) -> Opened:
     """Load the model that the options name; ModelLoadError says what is wrong with it."""

@@ -147,6 +147,7 @@ class Repository:
             self._ledger.version(name, declared=plan.version, digest=plan.digest)
             return
         for offer in offers:
+            self._check_alone(offer, offers)
             try:
                 self.commit(self.prepare_now(self._named(self._plan(offer))))
             except StartupError as error:
@@ -281,9 +282,17 @@ class Repository:
     def _set(self, slot: Slot) -> None:
         self._slots[slot.name] = slot
 
+    def _check_alone(self, offer: Offer, offers: list[Offer]) -> None:
+        """Two entries of a directory may have one name, `d` and `d.onnx`: neither is meant more."""
+        uris = [each.uri for each in offers if each.name == offer.name]
+        if len(uris) > 1:
+            raise ModelLoadError(f"{' and '.join(uris)} are both called {offer.name!r}")
+
     def _find(self, name: str) -> Plan:
-        for offer in self._catalogue.offers():
+        offers = self._catalogue.offers()
+        for offer in offers:
             if offer.name == name:
+                self._check_alone(offer, offers)
                 path = local_path(offer.uri)
                 if path is not None and not path.exists():
                     raise ModelLoadError(f"{offer.uri} is gone")

@@ -78,7 +78,23 @@ def checked_card(source: ModelSource, signature: Signature, *, name: str) -> Mod
         if said != found:
             card = source.directory / MODEL_CARD
             raise ModelLoadError(f"{card}: {kind}: says {said}, the network has {found}")
+        shapes = {spec.name: spec.shape for spec in specs}
+        for tensor in tensors:
+            if not _agree(tensor.shape, shapes[tensor.name]):
+                raise ModelLoadError(
+                    f"{source.directory / MODEL_CARD}: {kind}: says shape {list(tensor.shape)} of "
+                    f"{tensor.name!r}, the network has {list(shapes[tensor.name])}"
+                )
     return source.card
+
+
+def _agree(said: tuple[int, ...], found: tuple[int, ...]) -> bool:
+    """Whether two shapes may be of one tensor. One that a network leaves open looks like `()`."""
+    if not found:
+        return True
+    return len(said) == len(found) and all(
+        a == b or -1 in (a, b) for a, b in zip(said, found, strict=True)
+    )
 
 
 def made_up_card(signature: Signature, *, name: str) -> ModelCard:

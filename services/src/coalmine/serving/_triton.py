@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import re
 from typing import Any
-from urllib.parse import unquote
 
 import orjson
 
@@ -83,7 +82,7 @@ class Triton:
             await respond(send, 405, [_JSON, (b"allow", b"GET")], orjson.dumps(refusal))
             return True
         try:
-            served = served_by(self._plane, unquote(route["name"] or ""), route["version"])
+            served = served_by(self._plane, route["name"] or "", route["version"])
         except ServingError as error:
             await send_error(send, error, self._plane.identity(None))
             return True

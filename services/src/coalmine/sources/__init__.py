@@ -18,6 +18,7 @@ from coalmine.sources._errors import (
     UriError,
 )
 from coalmine.sources._fetch import Fetched, fetch
+from coalmine.sources._onnx_file import external_files
 from coalmine.sources._uri import SCHEMES, check_uri, is_remote, redacted
 
 __all__ = [
@@ -31,6 +32,7 @@ __all__ = [
     "UriError",
     "check_uri",
     "default_cache",
+    "external_files",
     "fetch",
     "is_remote",
     "redacted",
