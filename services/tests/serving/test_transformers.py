@@ -21,7 +21,9 @@ from onnx import TensorProto, helper
 from PIL import Image
 
 from coalmine.modeldir import TRANSFORMER_FILE, model_digest
-from coalmine.serving import ModelLoadError, Servable, ServeOptions
+from coalmine.protocol import Tensors, TensorSpec
+from coalmine.serving import ModelLoadError, Servable, ServeOptions, WrongOutputError
+from coalmine.serving._transform_steps import TransformSteps
 from coalmine_transformers.image import ImageSettings, ImageTransformer
 from coalmine_transformers.tabular import Categorical, Numeric, TabularTransformer
 
@@ -243,6 +245,33 @@ def test_what_is_small_to_send_cannot_be_large_for_the_model(pictures: Any) -> N
 def test_what_is_wrong_with_a_transformer_is_said(model_dir: Path, name: str, message: str) -> None:
     with pytest.raises(ModelLoadError, match=message):
         load(model_dir, name)
+
+
+@pytest.mark.parametrize("row_by_row", [True, False])
+def test_a_network_that_finds_things_gives_as_many_rows_as_it_finds(row_by_row: bool) -> None:
+    class Found:
+        inputs = (TensorSpec("image", "FP32", (-1, 4)),)
+
+        def preprocess(self, tensors: Tensors) -> Tensors:
+            return tensors
+
+        def postprocess(self, tensors: Tensors) -> Tensors:
+            return tensors
+
+    boxes = (TensorSpec("boxes", "FP32", (-1, 2)),)
+    steps = TransformSteps(
+        Found(),
+        model_inputs=Found.inputs,
+        outputs=boxes,
+        non_finite="missing",
+        row_by_row=row_by_row,
+    )
+    found = {"boxes": np.zeros((5, 2), np.float32)}
+    if row_by_row:
+        with pytest.raises(WrongOutputError, match="'boxes' has 5 rows for 1"):
+            steps.postprocess(found, rows=1)
+    else:
+        assert steps.postprocess(found, rows=1)["boxes"].shape == (5, 2)
 
 
 def test_a_wrong_artefact_is_said_with_its_key(fitted_dir: Path) -> None:

@@ -140,6 +140,7 @@ class Servable:
                 model_inputs=model.signature.inputs,
                 outputs=seen.outputs,
                 non_finite=non_finite,
+                row_by_row=model.batchable,
             )
         self._transformer = transformer
         self._compute = _Compute(model, steps, clock)

@@ -38,11 +38,14 @@ class TransformSteps:
         model_inputs: tuple[TensorSpec, ...],
         outputs: tuple[TensorSpec, ...],
         non_finite: NonFinite,
+        row_by_row: bool = True,
     ) -> None:
+        """`row_by_row`: a row for each row is to come of both steps, and of the model between."""
         self._transformer = transformer
         self._model_inputs = model_inputs
         self._outputs = outputs
         self._non_finite = non_finite
+        self._row_by_row = row_by_row
         self.row_bytes = row_bytes(model_inputs)
         """Of what is made of one row, as far as it is known."""
 
@@ -65,7 +68,7 @@ class TransformSteps:
             raise refusal_of(error) from error
         except (Exception, SystemExit) as error:
             raise _broken("preprocess") from error
-        features = _checked("preprocess", given, self._model_inputs, rows)
+        features = self._checked("preprocess", given, self._model_inputs, rows)
         for name, array in features.items():
             if not is_finite(array, self._non_finite):
                 raise SignatureError(
@@ -83,7 +86,7 @@ class TransformSteps:
         except (Exception, SystemExit) as error:
             raise _broken("postprocess") from error
         try:
-            return _checked("postprocess", given, self._outputs, rows)
+            return self._checked("postprocess", given, self._outputs, rows)
         except WrongOutputError as error:
             if getattr(self._transformer, "outputs", None) is None:
                 raise WrongOutputError(
@@ -91,18 +94,18 @@ class TransformSteps:
                 ) from error
             raise
 
+    def _checked(self, step: str, given: Any, specs: tuple[TensorSpec, ...], rows: int) -> Tensors:
+        needed = rows if self._row_by_row else None
+        try:
+            return checked_tensors(given, specs, rows=needed, what="tensor", surplus=True)
+        except WrongOutputError as error:
+            _log.error("the transformer's %s: %s", step, error)
+            raise WrongOutputError(f"the transformer's {step}: {error}") from error
+
 
 def rows_of(tensors: Tensors) -> int:
     """Rows of a request, or of several together."""
     return min((len(array) for array in tensors.values() if array.ndim), default=0)
-
-
-def _checked(step: str, given: Any, specs: tuple[TensorSpec, ...], rows: int) -> Tensors:
-    try:
-        return checked_tensors(given, specs, rows=rows, what="tensor", surplus=True)
-    except WrongOutputError as error:
-        _log.error("the transformer's %s: %s", step, error)
-        raise WrongOutputError(f"the transformer's {step}: {error}") from error
 
 
 def _broken(step: str) -> ModelFailedError:

@@ -51,7 +51,7 @@ class RemoteServable(Servable):
     async def answer(self, request: Request) -> None:
         """Answer a request of the server that is host, within its deadline."""
         if request.rows == 0:
-            await super().answer(request)
+            self._answer_nothing(request)
             return
         left = request.deadline - self._clock.monotonic()
         if left <= 0:
