@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import asyncio
+import json
+import pickle
 import threading
 from collections.abc import Iterator
 from typing import Any
 
 import httpx
+import numpy as np
 import pytest
 import uvicorn
 from fastapi import HTTPException
 
-from coalmine.protocol import Tensors, TensorSpec
+from coalmine.protocol import Signature, Tensors, TensorSpec, to_raw
 from coalmine.serving._errors import PredictorAnswerError, PredictorUnavailableError
 from coalmine.serving._transformer_grpc import GrpcPredictor
 from coalmine.serving._transformer_options import PredictorOptions
@@ -250,6 +253,27 @@ async def test_under_kserves_server_too(upstream: tuple[Upstream, int]) -> None:
     finally:
         app.delay = 0.0
         await transformer.close()
+
+
+def test_kserve_leaves_bytes_that_are_no_text_as_they_came() -> None:
+    """As its server reads a request; 500, and the bytes in the message, is what it says to them."""
+    from kserve import InferRequest
+
+    from coalmine.serving import KServeTransformer
+    from coalmine.serving._kserve_payload import call_of
+
+    transformer = KServeTransformer("toy", Identity())
+    restored = pickle.loads(pickle.dumps(transformer))
+    assert restored.name == "toy", "as a worker has it"
+    files = np.array([b"\x89PNG\xff\x00", b"plain"], dtype=np.object_)
+    for found in (files, files[1:]):
+        raw = to_raw(found)
+        tensor = {"name": "image", "datatype": "BYTES", "shape": [len(found)]}
+        tensor["parameters"] = {"binary_data_size": len(raw)}
+        head = json.dumps({"inputs": [tensor]}).encode()
+        request = InferRequest.from_bytes(head + raw, len(head), "toy")
+        call = call_of(request, Signature((TensorSpec("image", "BYTES", (-1,)),), ()))
+        assert call.tensors["image"].tolist() == found.tolist()
 
 
 def test_many_requests_are_on_their_way_at_once(

@@ -19,6 +19,7 @@ from coalmine.clock import SYSTEM_CLOCK, Clock
 from coalmine.serving._deadline import header_timeout
 from coalmine.serving._errors import ModelLoadError, ServingError
 from coalmine.serving._ids import request_id
+from coalmine.serving._kserve_bytes import keep_bytes
 from coalmine.serving._kserve_payload import answer_of, as_kserve, call_of, described, not_ready
 from coalmine.serving._kserve_workers import let_workers_start
 from coalmine.serving._transform import Transforming, load_transformer
@@ -54,6 +55,7 @@ class KServeTransformer(Model):  # type: ignore[misc] # KServe has no type infor
         clock: Clock = SYSTEM_CLOCK,
     ) -> None:
         super().__init__(name, return_response_headers=True)
+        keep_bytes()
         self._transformer = transformer
         self._artefact = None if artefact is None else Path(artefact)
         self._predictor = predictor
@@ -144,6 +146,7 @@ class KServeTransformer(Model):  # type: ignore[misc] # KServe has no type infor
         return {**self.__dict__, **ours}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
+        keep_bytes()
         self.__dict__.update(state)
         self._made = self._make()
 

@@ -20,6 +20,7 @@ from coalmine.protocol import (
     Tensors,
     TensorSpec,
 )
+from coalmine.serving._kserve_bytes import keep_bytes
 from coalmine.serving._kserve_payload import answer_of, as_kserve, call_of, described
 from coalmine.serving._kserve_workers import let_workers_start
 from coalmine.serving._open import open_predictor
@@ -82,6 +83,7 @@ class Predictor(Model):  # type: ignore[misc] # KServe has no type information
         threads: int = 1,
     ) -> None:
         super().__init__(name or _kebab(type(self).__name__))
+        keep_bytes()
         self._options = ServeOptions(
             model=str(model or ""),
             name=self.name,
@@ -151,6 +153,7 @@ class Predictor(Model):  # type: ignore[misc] # KServe has no type information
         return {**self.__dict__, "_servable": None, "_opening": None}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
+        keep_bytes()
         self.__dict__.update(state, _opening=threading.Lock())
 
     def _open(self) -> Servable:
