@@ -116,6 +116,36 @@ def test_a_service_that_cannot_run_says_why(coalmine: Any, tmp_path: Path) -> No
     assert "retrainer cannot start: retraining: the service file has no such section" in done.err
 
 
+def test_what_ends_a_service_at_its_start_is_told_without_a_traceback(tmp_path: Path) -> None:
+    cluster = "{router: kserve-standard, model_uri: 's3://models/{name}/{version}'}"
+    (tmp_path / "coalmine.yaml").write_text(f"{GOOD}cluster: {cluster}\n")
+    command = (
+        *(sys.executable, "-m", "coalmine.cli", "run", "rollout", "coalmine.yaml"),
+        *("--cluster", "--state", "s"),
+    )
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    *_, told = done.stderr.splitlines()
+    assert told.startswith("coalmine: rollout cannot start: rollout.shadow: kserve-standard")
+    assert "Traceback" not in done.stderr
+
+
+def test_a_service_whose_port_is_taken_says_which_option_names_another(tmp_path: Path) -> None:
+    (tmp_path / "coalmine.yaml").write_text(GOOD)
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        command = (
+            *(sys.executable, "-m", "coalmine.cli", "run", "collector", "coalmine.yaml"),
+            *("--port", str(port), "--state", "s"),
+        )
+        done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    *_, told = done.stderr.splitlines()
+    assert told == f"coalmine: port {port} cannot be used; --port names another"
+
+
 @pytest.mark.parametrize(
     "command",
     [

@@ -219,3 +219,12 @@ def test_a_port_that_is_taken_is_named_with_the_option(capsys: pytest.CaptureFix
         f"coalmine serve: cannot listen on 127.0.0.1:{port}: Address already in use; "
         "--port names another"
     )
+
+
+def test_without_its_extra_the_server_says_what_to_install(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setitem(sys.modules, "onnxruntime", None)  # what is not there, to the import
+    assert serve(ServeOptions(model="model.onnx", port=0)) == 1
+    (said,) = capsys.readouterr().err.splitlines()
+    assert "pip install 'coalmine[serving]'" in said

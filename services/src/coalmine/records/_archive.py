@@ -42,7 +42,7 @@ _LONGEST_NAME = 200
 _LABELS = "_labels"
 
 
-def archive(log: RecordLog, directory: Path, *, limit_rows: int = 250_000) -> dict[int, int]:
+def archive(log: RecordLog, directory: Path | str, *, limit_rows: int = 250_000) -> dict[int, int]:
     """Copy what is new in the log to `directory`; the offset of each partition that it has now.
 
     `archived_rows` and `archived_labels` read it again.
@@ -51,6 +51,7 @@ def archive(log: RecordLog, directory: Path, *, limit_rows: int = 250_000) -> di
     layout that pandas and DuckDB read as one table; those of partition N > 0 begin with `pN-`. At
     most about `limit_rows` rows are in memory, and in a file. Two processes take turns.
     """
+    directory = Path(directory)
     directory.mkdir(parents=True, exist_ok=True)
     with _locked(directory):
         state = _State(directory)

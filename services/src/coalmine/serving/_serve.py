@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from dataclasses import replace
+from importlib.util import find_spec
 
 from coalmine.serving._bounds import violations
 from coalmine.serving._errors import StartupError
@@ -52,6 +53,10 @@ def _check(options: ServeOptions) -> None:
     """StartupError for options that make no sense, alone or together."""
     for said in violations(options):
         raise StartupError(said)
+    if find_spec("onnxruntime") is None:
+        raise StartupError(
+            "ONNX Runtime is not installed: pip install 'coalmine[serving]', or 'coalmine[gpu]'"
+        )
     if options.artefact is not None and options.transformer is None:
         raise StartupError("--artefact is what a transformer was fitted with: add --transformer")
     if options.server != "uvicorn" and options.grpc_port is not None:

@@ -61,6 +61,7 @@ def create_control(
                     await resources.enter_async_context(service.router.lifespan_context(service))
                 except Exception as error:
                     app.state.failure = f"{name} cannot start: {error or type(error).__name__}"
+                    app.state.explained = isinstance(error, StackError)
                     raise
                 app.mount("/" if alone else f"/{name}", service)
             if not alone:
@@ -104,11 +105,21 @@ def serve_app(app: FastAPI, *, port: int) -> None:
         timeout_graceful_shutdown=_GRACE,
     )
     server = uvicorn.Server(config)
+
+    def wanted(record: logging.LogRecord) -> bool:
+        # uvicorn logs whatever ends the start with its traceback, also what is the user's to mend.
+        explained = getattr(app.state, "explained", False)
+        return not (explained and record.getMessage().startswith("Traceback"))
+
+    logger = logging.getLogger("uvicorn.error")
+    logger.addFilter(wanted)
     try:
         asyncio.run(server.serve())
     except SystemExit as error:  # uvicorn's way to say so
-        reason = getattr(app.state, "failure", f"port {port} cannot be used")
-        raise StackError(reason) from error
+        taken = f"port {port} cannot be used; --port names another"
+        raise StackError(getattr(app.state, "failure", taken)) from error
+    finally:
+        logger.removeFilter(wanted)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
