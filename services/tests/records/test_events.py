@@ -18,6 +18,8 @@ import pytest
 from coalmine.clock import ManualClock
 from coalmine.modeldir import ModelCard, write_card
 from coalmine.records import LogFullError, RecordLog, WindowLimits, create_collector
+from coalmine.records._cloudevents import read_events
+from coalmine.records._signatures import Signatures
 
 REQUEST = {"instances": [[0.5] * 24, [1.5] * 24]}
 RESPONSE = {
@@ -136,6 +138,36 @@ async def test_structured_and_batched_events(client: httpx.AsyncClient, log: Rec
     assert {row["request_id"] for row in _rows(log)} == {"a", "b"}
 
 
+async def test_calls_of_two_arms_in_one_delivery(client: httpx.AsyncClient, log: RecordLog) -> None:
+    batch = [
+        _structured(kind, arm, content, annotations=json.dumps({"coalmine/arm": arm}))
+        for arm in ("canary", "stable")
+        for kind, content in (("request", REQUEST), ("response", RESPONSE))
+    ]
+    headers = {"content-type": "application/cloudevents-batch+json"}
+    answer = await client.post("/v1/events", content=json.dumps(batch), headers=headers)
+    assert answer.json() == {"waiting": 2, "joined": 2}
+    assert {(row["request_id"], row["arm"]) for row in _rows(log)} == {
+        ("canary", "canary"), ("stable", "stable"),
+    }  # fmt: skip
+
+
+async def test_calls_of_one_model_of_which_one_says_nothing(
+    log: RecordLog, clock: ManualClock
+) -> None:
+    """They have other columns, and come in one delivery."""
+    batch = [
+        _structured(kind, name, content)
+        for name, calls in (("none", ({"instances": []}, RESPONSE)), ("good", (REQUEST, RESPONSE)))
+        for kind, content in zip(("request", "response"), calls, strict=True)
+    ]
+    headers = {"content-type": "application/cloudevents-batch+json"}
+    async with _client(log, clock) as client:
+        answer = await client.post("/v1/events", content=json.dumps(batch), headers=headers)
+        assert answer.json() == {"waiting": 2, "undecodable": 1, "joined": 1}
+    assert {row["request_id"] for row in _rows(log)} == {"none", "good"}
+
+
 async def test_a_duplicate_changes_nothing(client: httpx.AsyncClient, log: RecordLog) -> None:
     for kind, content in (("request", REQUEST), ("response", RESPONSE)):
         await _send(client, kind, content)
@@ -238,6 +270,56 @@ async def test_a_full_window_spills_the_oldest(
         assert 'fate="spilled"} 2.0' in (await client.get("/metrics")).text
 
 
+async def test_a_window_full_of_bytes_spills_too(
+    log: RecordLog, clock: ManualClock, models: Path
+) -> None:
+    window = WindowLimits(bytes=3 * len(json.dumps(REQUEST)))
+    async with _client(log, clock, models=models, event_window=window) as client:
+        for number in range(20):  # what has been joined takes no room any more
+            await _send(client, "request", REQUEST, f"j{number}")
+            await _send(client, "response", RESPONSE, f"j{number}")
+        for number in range(5):
+            await _send(client, "request", REQUEST, f"r{number}")
+        kept = {row["request_id"] for row in _rows(log)}
+        assert {name for name in kept if name[0] == "r"} == {"r0", "r1"}
+
+
+async def test_calls_that_were_joined_are_known_for_a_while(
+    log: RecordLog, clock: ManualClock, models: Path
+) -> None:
+    window = WindowLimits(seconds=10.0, events=3)
+    async with _client(log, clock, models=models, event_window=window) as client:
+
+        async def call(name: str) -> list[dict[str, int]]:
+            sent = (("request", REQUEST), ("response", RESPONSE))
+            return [(await _send(client, kind, body, name)).json() for kind, body in sent]
+
+        new, known = [{"waiting": 1}, {"joined": 1}], [{"duplicate": 1}, {"duplicate": 1}]
+        assert [await call(name) for name in "abc"] == [new] * 3
+        assert [await call(name) for name in "abc"] == [known] * 3
+        assert await call("d") == new
+        assert await call("a") == new, "as many as may wait, the last of them"
+        clock.advance(10.5)
+        await _send(client, "request", REQUEST, "later")
+        assert await call("a") == new, "they are forgotten"
+
+
+async def test_what_neither_the_log_nor_the_window_has_room_for_is_lost(
+    log: RecordLog, clock: ManualClock, models: Path
+) -> None:
+    full = _Full(log)
+    window = WindowLimits(events=1)
+    async with _client(full, clock, models=models, event_window=window) as client:
+        for name in "ab":
+            await _send(client, "request", REQUEST, name)
+        assert (
+            'coalmine_collector_events_total{fate="lost"} 1.0'
+            in (await client.get("/metrics")).text
+        )
+        full.full = False
+    assert {row["request_id"] for row in _rows(log)} == {"b"}
+
+
 async def test_what_does_not_fit_the_model_is_kept_and_says_why(
     client: httpx.AsyncClient, log: RecordLog
 ) -> None:
@@ -264,7 +346,7 @@ async def test_bytes_of_all_kinds_never_break_it(client: httpx.AsyncClient, log:
     bodies = [b"", b"\xff" * 50, b'{"inputs": [{"name": 3}]}', b'{"inputs": 5}', b"null", b"{}{}"]
     bodies += [b'{"inputs": [{"name": "features", "shape": [2, 12], "datatype": "FP32"}]}' + b"1"]
     bodies += [b'{"instances": []}', b'{"outputs": {"label": 3}}', b'{"predictions": [null]}']
-    bodies += [b"[" * 100_000, b'{"a":' * 100_000]
+    bodies += [b"[" * 100_000, b'{"a":' * 100_000, b'{"instances": [[NaN, ' + b"9" * 30 + b"]]}"]
     bodies += [b'{"id": "\xf0\x9f\x94\x8b", "inputs": []}\x00\x01', b'{"predictions": [{}]}']
     for number, body in enumerate(bodies):
         for kind in ("request", "response"):
@@ -286,8 +368,15 @@ async def test_ids_are_those_that_labels_are_given_by(
         ({}, {**_v2(), "id": "of-the-body"}, "4"),  # as our server does: first what Ce-Id says
     ]
     made_up = "0e8c3dd4-8ad7-4b3a-9c55-3f1f6f2f8a11"
+    kept += [
+        ({"traceparent": f"00-{'0' * 32}-00f067aa0ba902b7-01"}, REQUEST, "5"),
+        ({}, {**_v2(), "id": 5}, made_up.replace("0", "1")),
+    ]
     for number, (more, request, _) in enumerate(kept):
-        name = made_up if "of-the-body" == kept[number][2] else str(number)
+        expected = kept[number][2]
+        name = made_up if expected == "of-the-body" else str(number)
+        if len(expected) == len(made_up):
+            name = expected
         await _send(client, "request", request, name, **more)
         assert (await _send(client, "response", RESPONSE, name)).json() == {"joined": 1}
     assert [row["request_id"] for row in _rows(log)][::2] == [name for *_, name in kept]
@@ -419,6 +508,16 @@ async def test_a_model_directory_may_come_later(
         await _send(client, "request", REQUEST)
         assert (await _send(client, "response", RESPONSE)).json() == {"joined": 1}
     assert {row["model_version"] for row in _rows(log)} == {"4"}, "the only one there is"
+
+
+def test_only_so_many_models_are_learned() -> None:
+    signatures = Signatures(None)
+    for number in range(1100):
+        name = f"m{number}"
+        (event,) = read_events(b"", _headers("request", inferenceservicename=name), now=0.0)
+        deployed = signatures.of(event, {"instances": [[1, 2]]}, {"predictions": [1]})
+        assert deployed.card.name == name
+    assert len(signatures._learned) <= 1024
 
 
 class _Full:

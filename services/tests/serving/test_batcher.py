@@ -319,6 +319,10 @@ async def test_the_queue_is_bounded_by_bytes_too() -> None:
     await asyncio.sleep(0)
     with pytest.raises(QueueFullError, match="try again later"):
         await batcher.submit(column(1), 1)
+    tasks[-1].cancel()
+    await asyncio.sleep(0)
+    tasks[-1] = asyncio.create_task(batcher.submit(column(1, 1), 2))  # as much as has left
+    await asyncio.sleep(0)
     gate.leave.release(10)
     await asyncio.gather(*tasks)
     assert gate.batches == [[0]] + [[1, 1, 1, 1]] * 4
@@ -350,6 +354,24 @@ async def test_an_expired_request_is_dropped_before_it_is_run() -> None:
         await batcher.submit(column(3), 1, deadline=SYSTEM_CLOCK.monotonic() - 1)
     await batcher.submit(column(4), 1)
     assert gate.batches == [[0], [2], [4]]
+    batcher.close()
+
+
+async def test_each_request_that_waits_hears_in_time_whatever_its_shape() -> None:
+    gate = Gate()
+    batcher = Batcher(gate)
+    tasks = [asyncio.create_task(batcher.submit(column(0), 1))]
+    await gate.started()
+    wide: Tensors = {"x": np.ones((1, 2), np.float32)}
+    tasks.append(asyncio.create_task(batcher.submit(wide, 1)))
+    while not batcher.queued_rows:
+        await asyncio.sleep(0)
+    soon = SYSTEM_CLOCK.monotonic() + 0.05
+    with pytest.raises(DeadlineError):
+        await asyncio.wait_for(batcher.submit(column(1), 1, deadline=soon), 60)
+    gate.leave.release(10)
+    await asyncio.gather(*tasks)
+    assert gate.batches == [[0], [1, 1]]
     batcher.close()
 
 

@@ -17,6 +17,10 @@ from typing import Any
 import httpx
 import pytest
 
+from coalmine.protocol import MalformedRequestError
+from coalmine.serving import BodyTooLargeError, EncodingError
+from coalmine.serving._encoding import inflate
+
 #: Cheap in general, and slow when a request asks for it.
 MOODY = ("--transformer", "moody:Moody", "--inline", "never")
 GOOD = {"instances": [[1, 2, 3, 4]]}
@@ -55,6 +59,21 @@ async def test_a_body_of_many_compressed_streams_costs_no_time(
         f"{toy.url}/v1/models/toy:predict", content=body, headers={"content-encoding": "gzip"}
     )
     assert answer.status_code == status, answer.text
+
+
+def test_what_a_body_inflates_to_is_bounded_over_all_its_streams() -> None:
+    half = gzip.compress(b"x" * 50)
+    assert inflate(half * 2, " GZIP", limit=100) == b"x" * 100
+    assert inflate(half, "identity ", limit=1) == half, "its own size was looked at before"
+    for body, encoding, limit, error in (
+        (half * 2, "gzip", 99, BodyTooLargeError),
+        (half[:-9], "gzip", 100, MalformedRequestError),
+        (half + b"x", "gzip", 100, MalformedRequestError),
+        (half, "deflate", 100, MalformedRequestError),
+        (half, "br", 100, EncodingError),
+    ):
+        with pytest.raises(error):
+            inflate(body, encoding, limit=limit)
 
 
 async def test_methods_and_encodings(toy: Any, client: httpx.AsyncClient) -> None:

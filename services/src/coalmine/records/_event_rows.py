@@ -75,8 +75,6 @@ def rows_of(call: Call, signatures: Signatures) -> EventRows:
         call, request=request.content, response=response.content, deployed=deployed, rows=rows
     )
     base |= {"status": status, "error": error_text}
-    if status >= 400:
-        base["batch_rows"] = 1  # it was not run, and is one request
     columns = {
         name: number_array(np.arange(rows, dtype=np.int32))
         if name == "row"
