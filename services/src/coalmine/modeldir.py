@@ -134,6 +134,8 @@ def load_card(directory: Path) -> ModelCard:
         content: Any = yaml.safe_load(path.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
         raise ModelDirectoryError(f"{path}: missing; a model directory needs it") from error
+    except OSError as error:
+        raise ModelDirectoryError(f"{path}: cannot be read: {error.strerror}") from error
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise ModelDirectoryError(f"{path}: not YAML: {error}") from error
     try:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,12 @@ import numpy as np
 import onnx
 import pytest
 import tritonclient.http as triton_http
+import yaml
 from onnx import numpy_helper
+
+from coalmine.serving import ModelLoadError, ServeOptions
+from coalmine.serving._catalogue import Catalogue
+from coalmine.serving._open import open_model
 
 from .networks import FLOAT, graph
 
@@ -60,6 +66,31 @@ def test_the_weights_beside_a_network_are_its_content(start: Any, models: Path) 
     assert write(models / "sum.onnx", 5) == before
     assert load(served, "sum").status_code == 200
     assert ask(served, "sum") == (5, "2")
+
+
+def test_a_card_belongs_to_the_network_beside_it(models: Path, tmp_path: Path) -> None:
+    (models / "50%25 ä.onnx").unlink()
+    tensor = {"datatype": "FP32", "shape": [-1]}
+    card = {
+        "name": "adder",
+        "inputs": [{"name": "x", **tensor}],
+        "outputs": [{"name": "y"} | tensor],
+    }
+    (models / "model.yaml").write_text(yaml.safe_dump(card))
+    # Alone, as one of several, and as a version: `sum.onnx` is what the card is about.
+    (tmp_path / "several").mkdir()
+    shutil.copytree(models, tmp_path / "several" / "first")
+    shutil.copytree(models, tmp_path / "several" / "second" / "3")
+    for served, found in ((models, [None]), (tmp_path / "several", ["first", "second"])):
+        offers = Catalogue(ServeOptions(model=str(served))).offers()
+        assert [offer.name for offer in offers] == found
+        for offer in offers:
+            assert open_model(ServeOptions(model=offer.uri)).card.name == "adder"
+    (models / "model.yaml").unlink()
+    (models / "model.yaml").mkdir()  # half of something
+    shutil.copy(models / "sum.onnx", models / "model.onnx")
+    with pytest.raises(ModelLoadError, match=r"model\.yaml: cannot be read: Is a dir"):
+        open_model(ServeOptions(model=str(models)))
 
 
 def test_two_entries_of_one_name(start: Any, models: Path) -> None:

@@ -195,7 +195,10 @@ def _is_model(path: Path) -> bool:
 
 
 def _marked(folder: Path) -> bool:
-    return any((folder / mark).is_file() for mark in _MARKS)
+    if any((folder / mark).is_file() for mark in _MARKS):
+        return True
+    # A card describes the network beside it, whatever that is called.
+    return (folder / MODEL_CARD).is_file() and len(list(folder.glob("*.onnx"))) == 1
 
 
 def _versions(folder: Path) -> Iterator[Path]:
