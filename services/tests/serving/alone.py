@@ -32,6 +32,10 @@ class Halved:
 class Unfit(Halved):
     model_inputs = (TensorSpec("features", "FP32", (-1, 9)),)
 
+class Failing(Halved):
+    def preprocess(self, tensors):
+        raise KeyError("features")
+
 class Faulty:
     # What preprocess does wrong is said by the first value, postprocess by the number of rows.
     inputs = (TensorSpec("x", "FP32", (-1, 4)),)

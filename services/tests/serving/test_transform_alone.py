@@ -197,13 +197,20 @@ def test_a_predictor_that_comes_goes_and_comes_again(
     assert served.stop() == 0
 
 
-def test_a_transformer_that_does_not_fit_is_never_ready(alone: Any, predictor: Any) -> None:
-    served = alone("Unfit", "--predictor", predictor.url, ready=False)
-    answer = until(lambda: get(f"{served.url}/v2/models/toy/ready"), status=503)
-    answer = until(
-        lambda: get(f"{served.url}/v2/models/toy/ready"), status=503, holding="the model takes"
-    )
-    assert "transformer gives features FP32 [-1, 9]" in answer.json()["error"]
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("Unfit", "transformer gives features FP32 [-1, 9]; the model takes"),
+        ("Failing", "the transformer fails on a sample: KeyError('features')"),
+    ],
+)
+def test_a_transformer_that_cannot_work_is_never_ready(
+    alone: Any, predictor: Any, name: str, message: str
+) -> None:
+    served = alone(name, "--predictor", predictor.url, ready=False)
+    url = f"{served.url}/v2/models/toy/ready"
+    answer = until(lambda: get(url), status=503, holding="transformer ")
+    assert message in answer.json()["error"]
 
 
 def test_several_workers_answer_as_one(alone: Any, predictor: Any, truth: Any) -> None:

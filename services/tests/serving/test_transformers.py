@@ -71,6 +71,13 @@ class Broken(Named):
     def __init__(self):
         raise OSError("no such sensor")
 
+class NoExample(Named):
+    def example(self, rows):
+        raise OSError("no such file")
+
+class Twice(Named):
+    inputs = (TensorSpec("raw", "FP64", (-1, 4)),) * 2
+
 class Bare:
     inputs = ()
 """
@@ -235,6 +242,8 @@ def test_what_is_small_to_send_cannot_be_large_for_the_model(pictures: Any) -> N
         ("Odd", "`inputs` must be a tuple of TensorSpec"),
         ("Fixed", "`inputs`: the first dimension of every tensor is the batch"),
         ("Broken", "OSError: no such sensor"),
+        ("NoExample", "the transformer's example: OSError: no such file"),
+        ("Twice", "`inputs`: a name is there twice: raw, raw"),
         ("Bare", "has no preprocess, postprocess"),
         ("Absent", "AttributeError: .*Absent"),
         ("no_such_module:Class", "ModuleNotFoundError"),

@@ -12,7 +12,6 @@ from coalmine.arms import Arm
 from coalmine.clock import SYSTEM_CLOCK, Clock
 from coalmine.modeldir import ModelCard
 from coalmine.protocol import (
-    Array,
     InferenceCall,
     InputRefusedError,
     NonFinite,
@@ -20,7 +19,6 @@ from coalmine.protocol import (
     Signature,
     SignatureError,
     Tensors,
-    TensorSpec,
 )
 from coalmine.records import RecordEmitter
 from coalmine.serving._asgi import Headers
@@ -34,7 +32,7 @@ from coalmine.serving._model import Laned, Runnable
 from coalmine.serving._open import Opened, open_model
 from coalmine.serving._options import ServeOptions
 from coalmine.serving._transform import Transforming, client_signature, load_transformer
-from coalmine.serving._transform_steps import TransformSteps, rows_of
+from coalmine.serving._transform_steps import TransformSteps, example_of, rows_of
 
 __all__ = ["Servable"]
 
@@ -336,11 +334,7 @@ class Servable:
         return self._clock.monotonic() - start
 
     def _example(self, rows: int) -> Tensors:
-        example = getattr(self._transformer, "example", None)
-        if example is not None:
-            made: Tensors = example(rows)
-            return made
-        return {spec.name: _sample(spec, rows) for spec in self.signature.inputs}
+        return example_of(self._transformer, self.signature.inputs, rows)
 
 
 def _inline(kind: InlineKind, measured: tuple[float, float] | None) -> InlinePolicy:
@@ -350,12 +344,3 @@ def _inline(kind: InlineKind, measured: tuple[float, float] | None) -> InlinePol
     if kind == "never" or measured is None:
         return InlinePolicy(0)
     return InlinePolicy.measured(*measured)
-
-
-def _sample(spec: TensorSpec, rows: int) -> Array:
-    shape = tuple(1 if size == -1 else size for size in spec.shape)
-    if spec.shape[:1] == (-1,):
-        shape = (rows, *shape[1:])
-    if spec.datatype == "BYTES":
-        return np.full(shape, b"0", dtype=np.object_)
-    return np.ones(shape, dtype=spec.dtype)

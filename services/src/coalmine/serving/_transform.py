@@ -108,6 +108,9 @@ def _checked_specs(specs: Any, what: str) -> None:
     sound = isinstance(specs, tuple) and all(isinstance(spec, TensorSpec) for spec in specs)
     if not sound or not specs:
         raise ModelLoadError(f"{what} must be a tuple of TensorSpec")
+    names = [spec.name for spec in specs]
+    if len(set(names)) < len(names):
+        raise ModelLoadError(f"{what}: a name is there twice: {', '.join(names)}")
     if any(spec.shape[:1] != (-1,) for spec in specs):
         raise ModelLoadError(f"{what}: the first dimension of every tensor is the batch, -1")
 

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from coalmine.protocol import (
+    Array,
     NonFinite,
     ProtocolError,
     SignatureError,
@@ -20,10 +21,10 @@ from coalmine.protocol import (
     is_finite,
 )
 from coalmine.serving._checks import checked_tensors, refusal_of
-from coalmine.serving._errors import ModelFailedError, WrongOutputError
+from coalmine.serving._errors import ModelFailedError, ModelLoadError, WrongOutputError
 from coalmine.serving._transform import Transforming, check_growth, row_bytes
 
-__all__ = ["TransformSteps", "rows_of"]
+__all__ = ["TransformSteps", "example_of", "rows_of"]
 
 _log = logging.getLogger("coalmine.serving")
 
@@ -101,6 +102,29 @@ class TransformSteps:
         except WrongOutputError as error:
             _log.error("the transformer's %s: %s", step, error)
             raise WrongOutputError(f"the transformer's {step}: {error}") from error
+
+
+def example_of(transformer: Any, inputs: tuple[TensorSpec, ...], rows: int) -> Tensors:
+    """What a server is warmed up with: the transformer's own example, or ones; ModelLoadError."""
+    example = getattr(transformer, "example", None)
+    if example is None:
+        return {spec.name: _ones(spec, rows) for spec in inputs}
+    try:
+        made = dict(example(rows))
+    except Exception as error:  # whatever a user's class raises
+        raise ModelLoadError(
+            f"the transformer's example: {type(error).__name__}: {error}"
+        ) from error
+    return made
+
+
+def _ones(spec: TensorSpec, rows: int) -> Array:
+    shape = tuple(1 if size == -1 else size for size in spec.shape)
+    if spec.shape[:1] == (-1,):
+        shape = (rows, *shape[1:])
+    if spec.datatype == "BYTES":
+        return np.full(shape, b"0", dtype=np.object_)
+    return np.ones(shape, dtype=spec.dtype)
 
 
 def rows_of(tensors: Tensors) -> int:

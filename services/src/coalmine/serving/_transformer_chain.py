@@ -22,7 +22,7 @@ from coalmine.serving._errors import (
 )
 from coalmine.serving._spans import span_of_step
 from coalmine.serving._transform import Transforming, client_signature
-from coalmine.serving._transform_steps import TransformSteps
+from coalmine.serving._transform_steps import TransformSteps, example_of
 from coalmine.serving._transformer_options import PredictorOptions
 from coalmine.serving._transformer_remote import (
     Answer,
@@ -187,19 +187,22 @@ class Chain:
 
         ModelLoadError if it fails on the transformer's own example.
         """
-        example = getattr(self._transformer, "example", None)
-        if example is None:
-            return 0
         fastest: dict[int, float] = {}
         for rows in (1, _PROBE_ROWS):
-            tensors = example(rows)
+            tensors = example_of(self._transformer, self.signature.inputs, rows)
             for _ in range(3):
                 start = self._clock.monotonic()
                 try:
                     self._transform.preprocess(tensors, rows=rows)
                 except WrongOutputError as error:
                     raise ModelLoadError(f"on a sample, {error}") from error
-                except (ModelFailedError, SignatureError):
+                except ModelFailedError as error:
+                    if any(-1 in spec.shape[1:] for spec in self.signature.inputs):
+                        return 0  # the sizes we guessed need not fit together
+                    raise ModelLoadError(
+                        f"the transformer fails on a sample: {error.__cause__!r}"
+                    ) from error
+                except SignatureError:
                     return 0  # the example is not one; nothing is known of the cost
                 took = self._clock.monotonic() - start
                 fastest[rows] = min(took, fastest.get(rows, took))
