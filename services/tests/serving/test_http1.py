@@ -6,6 +6,7 @@ import json
 import random
 import socket
 import struct
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -264,6 +265,23 @@ def test_who_leaves_in_the_middle_of_a_large_body_costs_nobody(
     assert "Traceback" not in served.text()
 
 
+@pytest.mark.parametrize("rows", [100, 4000, 30_000])
+def test_large_requests_one_behind_the_other(wire: Wire, truth: Any, rows: int) -> None:
+    """What ends a body and begins the next head in one piece is no large head."""
+    requests = [binary(rows, number) for number in range(10, 20)]
+    sent = b"".join([request for request, _ in requests])
+    cut = len(sent) - len(requests[-1][0]) + 100
+    sender = threading.Thread(target=wire.socket.sendall, args=(sent[:cut],))
+    sender.start()
+    answers = [wire.answer() for _ in requests[:-1]]
+    sender.join()
+    wire.socket.sendall(sent[cut:])
+    answers.append(wire.answer())
+    for (status, headers, body), (_, array) in zip(answers, requests, strict=True):
+        assert status == 200, body
+        np.testing.assert_allclose(probabilities(headers, body), truth(array)[1], rtol=1e-5)
+
+
 def test_a_client_that_never_reads_is_not_read_for_ever(served: Any, wire: Wire) -> None:
     request, _ = binary(30_000, 9)
     with socket.create_connection(("127.0.0.1", served.port), timeout=20) as deaf:
@@ -275,7 +293,7 @@ def test_a_client_that_never_reads_is_not_read_for_ever(served: Any, wire: Wire)
         assert wire.answer()[0] == 200
 
 
-@pytest.mark.parametrize("rows", [3, 3000])
+@pytest.mark.parametrize("rows", [3, 3000, 30_000])
 def test_a_head_that_comes_again_means_the_same(wire: Wire, truth: Any, rows: int) -> None:
     """Whole, in pieces, with the next one behind it, and with something else in between."""
     rng = random.Random(rows)
@@ -302,6 +320,26 @@ def test_a_head_that_comes_again_means_the_same(wire: Wire, truth: Any, rows: in
             assert (status, headers["x-request-id"]) == (200, str(identifier))
             np.testing.assert_allclose(probabilities(headers, body), truth(sent)[1], atol=1e-5)
         waiting.clear()
+
+
+@pytest.mark.parametrize(("rows", "name", "status"), [(30_000, b"no", 404), (300_000, b"toy", 413)])
+def test_a_head_that_comes_again_and_is_refused_each_time(
+    wire: Wire, rows: int, name: bytes, status: int
+) -> None:
+    """Whether the body has come by then, in part, or not at all; and the connection goes on."""
+    good, _ = binary(30_000, 1)
+    bad, _ = binary(rows, 1)
+    bad = bad.replace(b"/toy/", b"/%b/" % name, 1)
+    head = bad.index(b"\r\n\r\n") + 4
+    for again in range(3):
+        for there in (head, head + 1000, len(bad)):
+            wire.socket.sendall(bad[:there])
+            assert (wire.answer()[0] if there < len(bad) else status) == status, again
+            wire.socket.sendall(bad[there:])
+            if there == len(bad):
+                assert wire.answer()[0] == status
+        wire.socket.sendall(good)
+        assert wire.answer()[0] == 200
 
 
 def test_a_known_head_with_a_wrong_body_is_refused_and_the_connection_goes_on(wire: Wire) -> None:

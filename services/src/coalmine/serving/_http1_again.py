@@ -21,9 +21,8 @@ __all__ = ["Ahead", "KnownHead", "Rest"]
 
 _LONGEST = 4096
 _END = b"\r\n\r\n"
-#: Bodies of which the next one is received in place. A smaller one is copied as fast; a larger one
-#: does not come in one piece.
-_SMALLEST, _LARGEST = 16 * 1024, 248 * 1024
+#: Bytes of a body from which on the next one is received in place; a smaller one is copied as fast.
+_SMALLEST = 16 * 1024
 
 
 class KnownHead(NamedTuple):
@@ -56,8 +55,8 @@ class KnownHead(NamedTuple):
 
     @property
     def is_worth_a_place(self) -> bool:
-        """Whether the next request with this head is best received in place."""
-        return _SMALLEST <= self.length <= _LARGEST
+        """Whether the next request with this head is received in place."""
+        return self.length >= _SMALLEST
 
 
 class _InPlace(asyncio.BufferedProtocol):
@@ -106,8 +105,8 @@ class Rest(_InPlace):
 class Ahead(_InPlace):
     """Receives requests like the one before, each into a place of its own.
 
-    What turns out to be anything else than one such request as a whole is given to the protocol,
-    which takes it from there.
+    What turns out to be anything else than one such request, or its beginning, is given to the
+    protocol, which takes it from there.
     """
 
     def __init__(self, protocol: DirectProtocol, known: KnownHead) -> None:
@@ -129,8 +128,11 @@ class Ahead(_InPlace):
         assert place is not None
         known, protocol = self.known, self._protocol
         begin = len(known.text)
-        if nbytes == self._size and place[:begin] == known.text and protocol.is_between:
-            protocol.repeated(known, place[begin:nbytes])
+        if begin <= nbytes <= self._size and place[:begin] == known.text and protocol.is_between:
+            if nbytes == self._size:
+                protocol.repeated(known, place[begin:nbytes])
+            else:
+                protocol.begun(known, place[begin : self._size], received=nbytes - begin)
         else:
             protocol.transport.set_protocol(protocol)
             protocol.data_received(bytes(place[:nbytes]))

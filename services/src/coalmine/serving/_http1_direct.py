@@ -39,6 +39,8 @@ class DirectProtocol(LimitedProtocol):
     _known: KnownHead | None = None
     _lessons = _LESSONS
     _begun: bytes | None = None
+    #: Whether the request of the head that the parser sees next is answered already.
+    _answered = False
 
     def data_received(self, data: bytes) -> None:
         """Switch to receiving in place when a large body is on its way."""
@@ -76,15 +78,37 @@ class DirectProtocol(LimitedProtocol):
         call.take(body)
         self._idle = call.response_complete
 
+    def begun(self, known: KnownHead, body: memoryview, *, received: int) -> None:
+        """Go on with a request that has come in part, with a head that is known.
+
+        `body` is where all of it belongs, and so many bytes are there.
+        """
+        self._idle, self._idle_since = False, None
+        self._lessons = _LESSONS
+        plane = cast(Any, self.config).serving.plane
+        call = DirectCall(self, plane, known.route, known.headers, keep_alive=True)
+        self.cycle = cast(Any, call)
+        call.receive(body, there=received)
+        if call.room() is not None:
+            self.transport.set_protocol(Rest(self, call))
+            return
+        # It is refused: the parser knows where the body ends.
+        self._answered = True
+        self.transport.set_protocol(self)
+        self.data_received(b"".join((known.text, body[:received])))
+
     def on_message_begin(self) -> None:
         """A head begins; what only ASGI needs is made when it is needed."""
-        self._in_head, self._head = True, 0
+        self._begin_head()
         self.url = b""
         self.headers = []
         self.expect_100_continue = False
 
     def on_headers_complete(self) -> None:
         """Answer inference directly, and the rest by the application."""
+        if self._answered:
+            self._answered = self._in_head = False
+            return
         if not self._takes_head():
             return
         cycle = self.cycle
@@ -99,15 +123,16 @@ class DirectProtocol(LimitedProtocol):
         self.scope["headers"] = headers
         super().on_headers_complete()
 
-    def on_body(self, body: bytes) -> None:
+    def take(self, body: bytes) -> None:
         """To whom it belongs."""
         if self._call is not None:
             self._call.add(body)
         elif not isinstance(self.cycle, DirectCall):
-            super().on_body(body)
+            super().take(body)
 
     def on_message_complete(self) -> None:
         """The body is there."""
+        self._follows = True
         if self._offered:
             return
         call, self._call = self._call, None
@@ -178,9 +203,12 @@ class DirectProtocol(LimitedProtocol):
 
     def body_received(self, call: DirectCall) -> None:
         """A body has come in place; what follows is the next request."""
-        self.transport.set_protocol(self)
-        self.begin_parsing()
-        self._call = None
+        if self._call is not None:  # the parser saw its head, and part of its body
+            self.begin_parsing()
+            self._call = None
+        known = self._known
+        is_again = known is not None and known.is_worth_a_place
+        self.transport.set_protocol(Ahead(self, known) if known and is_again else self)
         call.complete()
 
     def _begin(self, route: Route) -> None:

@@ -102,13 +102,16 @@ class DirectCall:
         if self._over or not announced.isdigit():
             return
         size = int(announced)
-        if size > self._limit:
-            text = f"{size} bytes, but a request may have {self._limit}"
-            self.set_exception(BodyTooLargeError(text))
-        elif size > _LARGE:
+        if self._fits(size) and size > _LARGE:
             # Not zeroed, and no memory until it is written: this is only what a client says.
             padding = padding_of(headers)
             self._place = np.empty(padding + size, np.uint8).data[padding:]
+
+    def receive(self, place: memoryview, *, there: int) -> None:
+        """The body belongs into a place of its size, and its first bytes are there."""
+        if not self._over and self._fits(len(place)):
+            self._place = place
+            self.placed(there)
 
     def add(self, chunk: bytes) -> None:
         """More of the body."""
@@ -227,6 +230,13 @@ class DirectCall:
             if self._request is not None:
                 self._servable.leave(self._request)
                 self._request = None  # which holds the call, and its tensors
+
+    def _fits(self, size: int) -> bool:
+        """Whether a body may be so large; if not, it is refused."""
+        if size > self._limit:
+            text = f"{size} bytes, but a request may have {self._limit}"
+            self.set_exception(BodyTooLargeError(text))
+        return size <= self._limit
 
     def _hold(self, size: int) -> bool:
         """Whether so many bytes more may be held; if not, the rest is not waited for."""

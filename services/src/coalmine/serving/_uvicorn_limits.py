@@ -56,8 +56,11 @@ class LimitedProtocol(HttpToolsProtocol):
     """uvicorn's HTTP/1.1 for clients that may be slow, large, or many."""
 
     _in_head = _ending = False
+    #: Whether another request has ended in what came last.
+    _follows = False
     _offered = b""
     _head = 0
+    #: Of what came last, the bytes that a head may have.
     _seen = 0
     _waiting: tuple[bool, object] | None = None
     _since = 0.0
@@ -84,6 +87,7 @@ class LimitedProtocol(HttpToolsProtocol):
         if self._ending:
             return
         self._seen = len(data)
+        self._follows = False
         self._unset_keepalive_if_required()
         while data:
             try:
@@ -109,7 +113,7 @@ class LimitedProtocol(HttpToolsProtocol):
 
     def on_message_begin(self) -> None:
         """A head begins."""
-        self._in_head, self._head = True, 0
+        self._begin_head()
         super().on_message_begin()
 
     def on_header(self, name: bytes, value: bytes) -> None:
@@ -123,6 +127,11 @@ class LimitedProtocol(HttpToolsProtocol):
             super().on_headers_complete()
 
     def on_body(self, body: bytes) -> None:
+        """What comes of a body belongs to no head."""
+        self._seen -= len(body)
+        self.take(body)
+
+    def take(self, body: bytes) -> None:
         """Let the body gather: uvicorn wakes the application, and stops reading, every 64 KB."""
         cycle: Any = self.cycle
         if cycle is None or cycle.response_complete:  # a refused request has a body too
@@ -139,6 +148,7 @@ class LimitedProtocol(HttpToolsProtocol):
 
     def on_message_complete(self) -> None:
         """A refused request ends too."""
+        self._follows = True
         if self.cycle is not None and not self._offered:
             super().on_message_complete()
 
@@ -174,10 +184,8 @@ class LimitedProtocol(HttpToolsProtocol):
         free to pass over that, but the parser takes the body for the other protocol's: it is given
         the head once more without the offer.
         """
-        if self._head + self._seen > _HEAD_BYTES:  # else there was not so much
-            size = sum(len(name) + len(value) for name, value in self.headers) + len(self.url)
-        else:
-            size = 0
+        # Else there was not so much.
+        size = self._head_size() if self._head + self._seen > _HEAD_BYTES else 0
         if size > _HEAD_BYTES or len(self.headers) > _HEADERS:
             self._refuse_head(431, "the head is too large")
         hosts = 0
@@ -193,6 +201,14 @@ class LimitedProtocol(HttpToolsProtocol):
             self._offered = b"\r\n".join([*lines, b"", b""])
             return False
         return True
+
+    def _begin_head(self) -> None:
+        if self._follows:  # the head of that request was there too
+            self._seen = max(0, self._seen - self._head_size())
+        self._in_head, self._head = True, 0
+
+    def _head_size(self) -> int:
+        return sum(len(name) + len(value) + 4 for name, value in self.headers) + len(self.url)
 
     def _refuse_head(self, status: int, why: str) -> NoReturn:
         """Refuse, and stop the parser: what it told next would be taken for another request."""
