@@ -1,15 +1,16 @@
-"""Posting parts of files over one connection, from a thread, with the standard library only."""
+"""Posting large bodies over one connection, from a thread, with the standard library only."""
 
 from __future__ import annotations
 
 import http.client
 import socket
 from collections.abc import Mapping
-from pathlib import Path
 from typing import NamedTuple
 from urllib.parse import urlsplit
 
-__all__ = ["Answer", "Poster"]
+__all__ = ["Answer", "Bytes", "Poster"]
+
+Bytes = bytes | memoryview
 
 
 class Answer(NamedTuple):
@@ -34,21 +35,16 @@ class Poster:
         )
         self._connection = kind(parts.hostname, parts.port, timeout=timeout)
 
-    def post(
-        self, head: bytes, file: Path, *, start: int, size: int, headers: Mapping[str, str]
-    ) -> Answer:
-        """Send `head` and a part of a file; OSError or HTTPException if no whole answer came.
-
-        The kernel copies the file to the socket: its bytes never pass through this process.
-        """
+    def post(self, head: bytes, rest: Bytes, *, headers: Mapping[str, str]) -> Answer:
+        """Send a body in two parts; OSError or HTTPException if no whole answer came."""
         was_open = self._connection.sock is not None
         try:
-            return self._post(head, file, start=start, size=size, headers=headers)
+            return self._post(head, rest, headers=headers)
         except (ConnectionError, http.client.RemoteDisconnected):
             # A server closes what has been idle for some seconds: no reason to worry anybody.
             if not was_open or self._aborted:
                 raise
-        return self._post(head, file, start=start, size=size, headers=headers)
+        return self._post(head, rest, headers=headers)
 
     def abort(self) -> None:
         """From another thread: make a `post` that waits for an answer fail at once."""
@@ -64,18 +60,15 @@ class Poster:
         """Close the connection."""
         self._connection.close()
 
-    def _post(
-        self, head: bytes, file: Path, *, start: int, size: int, headers: Mapping[str, str]
-    ) -> Answer:
+    def _post(self, head: bytes, rest: Bytes, *, headers: Mapping[str, str]) -> Answer:
         connection = self._connection
         try:
-            with file.open("rb") as source:
-                connection.putrequest("POST", self._path)
-                for name, value in headers.items():
-                    connection.putheader(name, value)
-                connection.putheader("content-length", str(len(head) + size))
-                connection.endheaders(head)
-                connection.sock.sendfile(source, start, size)
+            connection.putrequest("POST", self._path)
+            for name, value in headers.items():
+                connection.putheader(name, value)
+            connection.putheader("content-length", str(len(head) + len(rest)))
+            connection.endheaders(head)
+            connection.send(rest)
             response = connection.getresponse()
             response.read()
         except BaseException:

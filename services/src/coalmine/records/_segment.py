@@ -24,17 +24,12 @@ SPARE = ".spare"
 #: bounded, since the other side holds all of it while it is decoded.
 _CHUNK_BYTES = 4 * 1024**2
 _CHUNK_ROWS = 64 * 1024
-#: Bytes for which a call of the system costs less than to touch their pages one by one.
-_LARGE = 16 * 1024
 
 
 class Chunk(NamedTuple):
     """Some whole frames of one segment, to be shipped together: they stay where they are."""
 
-    header: bytes
-    """The frame with their layout."""
-
-    path: Path
+    segment: Segment
     start: int
     """Offset of the first of them in the file."""
 
@@ -47,15 +42,23 @@ class Chunk(NamedTuple):
     """Whether nothing was behind them when they were taken."""
 
     @property
+    def header(self) -> bytes:
+        """The frame with their layout."""
+        return self.segment.header
+
+    @property
     def rows(self) -> int:
         """How many rows they hold."""
         return self.last - self.first + 1
 
-    def body(self) -> bytes:
-        """The header and the frames."""
-        with self.path.open("rb") as file:
+    def frames(self) -> bytes | memoryview:
+        """The frames, without a copy as long as the segment is mapped."""
+        memory = self.segment.map
+        if memory is not None:
+            return memoryview(memory)[self.start : self.start + self.size]
+        with self.segment.path.open("rb") as file:
             file.seek(self.start)
-            return self.header + file.read(self.size)
+            return file.read(self.size)
 
 
 class Mark(NamedTuple):
@@ -79,10 +82,8 @@ class Segment:
     """Bytes of the file."""
 
     map: mmap.mmap | None = None
-    """The file as memory, as long as it is written to."""
-
-    fd: int = -1
-    """Of the file, as long as it is mapped."""
+    """The file as memory, where it is written and shipped. What another process left has none, nor
+    what has waited long: it is read as a file, for that need not have all its pages in memory."""
 
     header: bytes = b""
     marks: deque[Mark] = field(default_factory=deque)
@@ -98,28 +99,18 @@ class Segment:
         self.marks.append(Mark(self.size, self.first))
 
     def write(self, parts: Sequence[Any], size: int) -> None:
-        """Put pieces of together `size` bytes at the end, where there must be room for them.
-
-        OSError if they could not be written; then the next ones go to their place.
-        """
+        """Put pieces of together `size` bytes at the end, where there must be room for them."""
         memory, at = self.map, self.size
         assert memory is not None, "the segment is not written to"
-        if size >= _LARGE:
-            if os.pwritev(self.fd, parts, at) != size:
-                raise OSError("short write")
-        else:
-            for part in parts:
-                end = at + len(part)
-                memory[at:end] = part
-                at = end
+        for part in parts:
+            end = at + len(part)
+            memory[at:end] = part
+            at = end
         self.size += size
 
     def release(self) -> None:
-        """Nothing more is written, for now."""
-        if self.map is not None:
-            self.map.close()
-            self.map = None
-            os.close(self.fd)
+        """Nothing more is written, and who reads it need not do so at once."""
+        self.map = None  # unmapped with the last view of it
 
     def close(self) -> None:
         """Nothing more is ever written: the file ends where its last frame does."""
@@ -163,12 +154,16 @@ class Segment:
             self.marks.append(place)
 
 
-def begun(path: Path, first: int, size: int) -> Segment:
+def begun(path: Path, first: int, size: int, *, spare: Segment | None = None) -> Segment:
     """A segment in a new file, or in one that has been written to before.
 
     The disk has space for all of it from the start: what is kept in it later cannot fail for want
     of that, which to mapped memory would be the end of the process. OSError if it has not.
     """
+    if spare is not None:
+        spare.path.rename(path)
+        if spare.map is not None:
+            return Segment(path, first, 0, size, spare.map)
     fd = os.open(path, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o644)
     try:
         if os.fstat(fd).st_size < size:
@@ -176,10 +171,9 @@ def begun(path: Path, first: int, size: int) -> Segment:
                 os.posix_fallocate(fd, 0, size)
             elif os.pwrite(fd, bytes(size), 0) != size:  # macOS has no such call
                 raise OSError("short write")
-        return Segment(path, first, 0, size, mmap.mmap(fd, size), fd)
-    except BaseException:
+        return Segment(path, first, 0, size, mmap.mmap(fd, size))
+    finally:
         os.close(fd)
-        raise
 
 
 def recover(directory: Path, acknowledged: int) -> tuple[deque[Segment], int]:

@@ -81,9 +81,7 @@ class _Collector:
             "x-coalmine-dropped": str(dropped),
         }
         try:
-            answer = self._poster.post(
-                chunk.header, chunk.path, start=chunk.start, size=chunk.size, headers=headers
-            )
+            answer = self._poster.post(chunk.header, chunk.frames(), headers=headers)
         except (OSError, http.client.HTTPException):
             return Delivery(why="no connection to the collector")
         return Delivery(
@@ -118,7 +116,7 @@ class _Log:
         try:
             if self._log is None:
                 self._log = open_log(self._url)
-            batch = parse_frames(chunk.body(), rows=chunk.rows)
+            batch = parse_frames(b"".join((chunk.header, chunk.frames())), rows=chunk.rows)
             self._log.append(batch, batch_id=batch_id, dropped=dropped)
         except MalformedBatchError as error:
             return Delivery(rejected=True, why=str(error))

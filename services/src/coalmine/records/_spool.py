@@ -2,13 +2,13 @@
 
 A directory of segments, each named by the sequence number of its first row and beginning with the
 layout of its frames, so that what one model version left behind can be shipped by the next. It is
-mapped into memory, and a small frame is copied there without asking the system; a large one is one
-write(2). The page cache survives `kill -9`, so nothing needs fsync. A frame torn by a kill fails
-its checksum; it was never counted, and is cut when the spool is opened again.
+mapped into memory: frames are copied there, and shipped from there, without asking the system. The
+page cache survives `kill -9`, so nothing needs fsync. A frame torn by a kill fails its checksum; it
+was never counted, and is cut when the spool is opened again.
 
-A segment that has been shipped is written over by a later one: few pages, which the system and the
-caches have at hand, take a quarter of the time of fresh ones. What is left of its former life
-behind the last frame has sequence numbers that are too low.
+A segment that has been shipped is written over by a later one, and stays mapped until then: few
+pages, which the system and the caches have at hand, take a quarter of the time of fresh ones. What
+is left of its former life behind the last frame has sequence numbers that are too low.
 """
 
 from __future__ import annotations
@@ -44,8 +44,9 @@ from coalmine.records._types import SpoolStats
 __all__ = ["Spool", "spool_stats"]
 
 _SEGMENT_BYTES = 4 * 1024**2
-#: Bytes of segments that were shipped and are kept to be written over.
-_AT_HAND = 16 * _SEGMENT_BYTES
+#: Bytes of segments that are kept at hand: of those that were shipped, to be written over, and of
+#: those that wait; what waits behind them is read from its file when its turn comes.
+_AT_HAND = 8 * _SEGMENT_BYTES
 
 
 class Spool:
@@ -69,9 +70,9 @@ class Spool:
         self._segments, self._next_seq = recover(directory, self._state.acknowledged)
         self._bytes = sum(segment.room for segment in self._segments)
         self._active: Segment | None = None
-        self._spares: list[Path] = []
+        self._spares: list[Segment] = []
         self.filling = threading.Event()
-        """Set when so much waits that it should be shipped now."""
+        """Set when it falls behind."""
 
     def append(self, added: Frame, *, header: Frame | None = None) -> None:
         """Keep one frame, or count its rows as dropped. Does not raise."""
@@ -106,14 +107,15 @@ class Spool:
 
     @property
     def is_behind(self) -> bool:
-        """Whether more waits than pages stay at hand for, or half of what may wait here."""
-        return 2 * self._bytes > min(self._max_bytes, 2 * _AT_HAND)
+        """Whether so much waits that it should be shipped without a pause."""
+        return 2 * self._bytes > min(self._max_bytes, _AT_HAND)
 
     def next_chunk(self) -> Chunk | None:
         """The oldest frames that are not acknowledged; None if all are."""
         while True:
             with self._mutex:
                 if not self._segments:
+                    self._let_go()
                     return None
                 head = self._segments[0]
                 is_active = head is self._active
@@ -125,8 +127,7 @@ class Spool:
             if len(head.marks) > 1:
                 start, stop = head.marks[0], head.marks[1]
                 return Chunk(
-                    head.header,
-                    head.path,
+                    head,
                     start.offset,
                     stop.offset - start.offset,
                     start.seq,
@@ -134,6 +135,7 @@ class Spool:
                     is_newest=is_active and stop.offset == head.size,
                 )
             if is_active:
+                self._let_go()
                 return None
             self._finish(head, lost=after - head.marks[0].seq)
 
@@ -163,7 +165,7 @@ class Spool:
             for segment in self._segments:
                 segment.close()
             while self._spares:
-                self._spares.pop().unlink(missing_ok=True)
+                self._spares.pop().path.unlink(missing_ok=True)
             for descriptor in (self._state_fd, self._lock_fd):
                 os.close(descriptor)
             # What is emitted from now on is a write error, counted in memory only.
@@ -174,7 +176,8 @@ class Spool:
         segment, self._active = self._active, None
         if segment is None:
             return
-        segment.release()
+        if self._bytes > _AT_HAND:
+            segment.release()
         if segment.first == self._next_seq:  # no row: the new one will have its name
             self._segments.remove(segment)
             self._bytes -= segment.room
@@ -190,11 +193,10 @@ class Spool:
         if self._bytes + size > self._max_bytes:
             return None
         path = self._directory / f"{self._next_seq:020d}{SUFFIX}"
-        if self._spares and size == self._segment_bytes:
-            self._spares.pop().rename(path)
+        spare = self._spares.pop() if self._spares and size == self._segment_bytes else None
         try:
             try:
-                segment = begun(path, self._next_seq, size)
+                segment = begun(path, self._next_seq, size, spare=spare)
             except OSError:  # what is left of the disk may do for this frame
                 path.unlink(missing_ok=True)
                 segment = begun(path, self._next_seq, needed)
@@ -205,9 +207,14 @@ class Spool:
         self._active = segment
         self._segments.append(segment)
         self._bytes += segment.room
-        if 2 * self._bytes > min(self._max_bytes, _AT_HAND // 2):
+        if self.is_behind:
             self.filling.set()
         return segment
+
+    def _let_go(self) -> None:
+        """All is shipped: the process need not hold what it may write over later."""
+        for spare in self._spares:
+            spare.release()
 
     def _drop(self, reason: str, rows: int) -> None:
         self._state = self._state.with_dropped(reason, rows)
@@ -231,7 +238,8 @@ class Spool:
             kept = (len(self._spares) + 1) * segment.room
             is_usual = segment.room == self._segment_bytes
             if is_usual and kept <= min(_AT_HAND, self._max_bytes - self._bytes):
-                self._spares.append(segment.path.rename(segment.path.with_suffix(SPARE)))
+                segment.path = segment.path.rename(segment.path.with_suffix(SPARE))
+                self._spares.append(segment)
                 return
         segment.path.unlink(missing_ok=True)
 

@@ -1,0 +1,77 @@
+"""Which segments of a spool are mapped into memory: those at hand, and no others."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from coalmine.modeldir import ModelCard
+from coalmine.records import _spool
+
+from .emitting import NOWHERE, MakeRecord, ReadIds, emitter_of, keys, started, until
+
+pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="asks the kernel what is mapped")
+
+
+def mapped(directory: Path) -> list[str]:
+    """Names of the files in a directory that this process has mapped."""
+    lines = Path("/proc/self/maps").read_text().splitlines()
+    paths = [Path(line.split(maxsplit=5)[5]) for line in lines if str(directory) in line]
+    return sorted(path.suffix for path in paths)
+
+
+async def test_what_waits_long_is_not_held_in_memory_and_shipped_all_the_same(
+    tmp_path: Path,
+    card: ModelCard,
+    make_record: MakeRecord,
+    collector: Any,
+    read_ids: ReadIds,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(_spool, "_AT_HAND", 200_000)
+    collector.moody.mood = "503"
+    spool = tmp_path / "spool"
+    emitter = emitter_of(spool, collector.url, card, max_bytes=400_000)
+    monkeypatch.setattr(emitter._spool, "_segment_bytes", 20_000)
+    names = [f"r{number}" for number in range(60)]
+    async with started(emitter):
+        for name in names:
+            emitter.emit(make_record(name, rows=40))
+        assert emitter.stats().dropped_rows == 0
+        assert len(list(spool.glob("*.frames"))) > 12
+        assert 1 < mapped(spool).count(".frames") <= 11
+        collector.moody.mood = "ok"
+        await until(lambda: emitter.stats().pending_rows == 0)
+        emitter.emit(make_record("after", rows=40))
+        await until(lambda: emitter.stats().pending_rows == 0)
+    assert read_ids(collector.log) == keys([*names, "after"], 40)
+
+
+async def test_an_idle_spool_holds_no_more_than_it_writes_to(
+    tmp_path: Path, card: ModelCard, make_record: MakeRecord, collector: Any, read_ids: ReadIds
+) -> None:
+    spool = tmp_path / "spool"
+    emitter = emitter_of(spool, collector.url, card, max_bytes=200_000)
+    names = [f"r{number}" for number in range(12)]
+    async with started(emitter):
+        for number, name in enumerate(names):
+            emitter.emit(make_record(name, rows=40))
+            if number % 4 == 3:
+                await until(lambda: emitter.stats().pending_rows == 0)
+        assert list(spool.glob("*.spare"))
+        await until(lambda: mapped(spool) == [".frames"])
+        emitter.emit(make_record("after", rows=40))  # into a spare one
+    assert read_ids(collector.log) == keys([*names, "after"], 40)
+
+
+async def test_a_closed_spool_is_not_mapped(
+    tmp_path: Path, card: ModelCard, make_record: MakeRecord
+) -> None:
+    emitter = emitter_of(tmp_path / "spool", NOWHERE, card)
+    async with started(emitter, close=0.1):
+        emitter.emit(make_record("r", rows=40))
+        assert mapped(tmp_path / "spool") == [".frames"]
+    assert mapped(tmp_path / "spool") == []
