@@ -186,7 +186,7 @@ async def test_a_burst_that_fits_the_spool_is_shipped_whole_in_large_deliveries(
     rows = 0
     for number in range(200):  # 24 MB
         requests = [AnsweredRequest(f"{number}-{n}", 1.0, "v2", 5, 1) for n in range(1000)]
-        emitter.emit_batch(requests, whole.inputs, whole.outputs, batch_rows=1000)
+        emitter.emit_batch(requests, [(whole.inputs, whole.outputs)], batch_rows=1000)
         rows += 1000
         if number == 100:
             emitter.emit(make_record("huge", rows=40_000))

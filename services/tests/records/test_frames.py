@@ -6,7 +6,7 @@ import json
 import subprocess
 import sys
 import textwrap
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
@@ -72,8 +72,13 @@ def test_a_failed_request_is_one_row_without_values(
     assert batch.column("f3").null_count == 1
 
 
+def cut(tensors: Mapping[str, Any], start: int, stop: int) -> dict[str, Any]:
+    return {name: array[start:stop] for name, array in tensors.items()}
+
+
+@pytest.mark.parametrize("cuts", [(), (1,), (4,), (1, 4)])
 def test_each_request_of_a_batch_gets_its_own_rows_id_and_times(
-    card: ModelCard, make_record: MakeRecord
+    card: ModelCard, make_record: MakeRecord, cuts: tuple[int, ...]
 ) -> None:
     whole = make_record("all", rows=6, seed=3)
     assert whole.outputs is not None
@@ -83,9 +88,11 @@ def test_each_request_of_a_batch_gets_its_own_rows_id_and_times(
         AnsweredRequest("c", 12.0, "v1", 900, 2),
     ]
     layout = Layout.of(card, model_version="3", arm="canary", pod="p-1")
+    ends = list(zip((0, *cuts), (*cuts, 6), strict=True))
+    parts = [(cut(whole.inputs, a, b), cut(whole.outputs, a, b)) for a, b in ends]
     frames = [
         layout.encode(make_record("before", rows=2)),
-        layout.encode_batch(requests, whole.inputs, whole.outputs, batch_rows=8),
+        layout.encode_batch(requests, parts, batch_rows=8),
         layout.encode(make_record("failed", outputs=None, status=500, error="no")),
     ]
     assert [one.rows for one in frames] == [2, 6, 1]

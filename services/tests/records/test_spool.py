@@ -97,7 +97,7 @@ async def test_no_frame_is_made_for_a_full_spool_and_again_when_it_has_room(
 
     def emit() -> None:
         request = AnsweredRequest("r", 1e9, "v2", 1, 100, 1, -1)
-        emitter.emit_batch([request], inputs, outputs, batch_rows=100)
+        emitter.emit_batch([request], [(inputs, outputs)], batch_rows=100)
 
     while not emitter.stats().dropped_rows:
         emit()
@@ -240,12 +240,12 @@ async def test_requests_answered_together_are_kept_in_one_frame(
     assert whole.outputs is not None
     async with started(emitter_of(tmp_path / "spool", collector.url, card)) as emitter:
         emitter.emit(make_record("first", rows=1))  # begins the segment
-        emitter.emit_batch(requests, whole.inputs, whole.outputs, batch_rows=6)
+        emitter.emit_batch(requests, [(whole.inputs, whole.outputs)], batch_rows=6)
         (segment,) = (tmp_path / "spool").glob("*.frames")
         found = scan(segment.read_bytes())
         assert (len(found.starts), found.rows) == (3, 7)  # the layout, the first, all of them
         too_few = {"features": np.zeros((5, 24), np.float32)}
-        emitter.emit_batch(requests, too_few, whole.outputs, batch_rows=6)
+        emitter.emit_batch(requests, [(too_few, whole.outputs)], batch_rows=6)
     assert read_ids(collector.log) == [
         ("first", 0), ("r1", 0), ("r2", 0), ("r2", 1), ("r3", 0), ("r3", 1), ("r3", 2),
     ]  # fmt: skip
@@ -263,7 +263,7 @@ async def test_a_batch_torn_by_a_kill_is_lost_whole_and_nothing_else(
     together = make_record("all", rows=300)
     assert together.outputs is not None
     requests = [AnsweredRequest(f"r{n}", 1.0, "grpc", 5, 3) for n in range(100)]
-    emitter.emit_batch(requests, together.inputs, together.outputs, batch_rows=300)
+    emitter.emit_batch(requests, [(together.inputs, together.outputs)], batch_rows=300)
     await emitter.close(0.0)
     (segment,) = spool.glob("*.frames")
     os.truncate(segment, segment.stat().st_size - 1000)

@@ -49,12 +49,16 @@ def test_pieces_end_where_tickets_do_and_the_rows_are_as_of_one_batch(
 ) -> None:
     model = Counting()
     (batch,) = run_batch(model, tickets_of(*sizes), piece_rows=piece)
-    assert batch.computed is not None
     assert batch.rows == sum(sizes) == sum(model.given)
     rows = np.arange(100, 100 + sum(sizes))
-    assert batch.computed.features["x"].tolist() == rows.tolist()
-    assert batch.computed.outputs["y"].tolist() == (2 * rows).tolist()
-    assert batch.computed.predictions["y"].tolist() == (2 * rows).tolist()
+    parts = batch.computed(batch.tickets)
+    assert np.concatenate([part.features["x"] for part in parts]).tolist() == rows.tolist()
+    for kind in ("outputs", "predictions"):
+        found = np.concatenate([getattr(part, kind)["y"] for part in parts])
+        assert found.tolist() == (2 * rows).tolist()
+    odd = batch.computed(batch.tickets[1::2])
+    want = [ticket.tensors["x"].tolist() for ticket in batch.tickets[1::2]]
+    assert [part.features["x"].tolist() for part in odd] == want
     assert all(given <= piece or given in sizes for given in model.given)
     ends = set(np.cumsum(sizes).tolist())
     assert set(np.cumsum(model.given).tolist()) <= ends
@@ -78,23 +82,11 @@ def test_a_piece_that_fails_fails_only_whose_rows_it_has() -> None:
 
 def test_steps_of_pieces_last_as_long_as_all_of_them() -> None:
     (batch,) = run_batch(Counting(steps=True), tickets_of(2, 2, 2), piece_rows=2)
-    assert batch.computed is not None
-    steps = batch.computed.steps
+    steps = batch.steps
     assert steps is not None
     assert steps.preprocessed - steps.began == pytest.approx(3)
     assert steps.predicted - steps.preprocessed == pytest.approx(6)
     assert (steps.began, steps.ended) == (0, 26)
-
-
-def test_outputs_that_do_not_fit_together_are_run_alone() -> None:
-    def as_wide_as_it_is_long(tensors: Tensors) -> Computed:
-        rows = len(tensors["x"])
-        result = {"y": np.ones((rows, rows), np.float32)}
-        return Computed(tensors, result, result)
-
-    batches = run_batch(as_wide_as_it_is_long, tickets_of(2, 3), piece_rows=3)
-    assert [batch.rows for batch in batches] == [2, 3]
-    assert all(batch.error is None for batch in batches)
 
 
 async def test_what_has_run_alone_is_let_go_at_once() -> None:

@@ -4,15 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import socket
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from copy import copy
 from pathlib import Path
-from typing import Any
-
-from numpy.typing import NDArray
 
 from coalmine.modeldir import ModelCard
-from coalmine.records._frame import Layout
+from coalmine.records._frame import Layout, Tensors
 from coalmine.records._framing import framed
 from coalmine.records._shipper import Shipper
 from coalmine.records._sink import open_sink
@@ -89,21 +86,20 @@ class RecordEmitter:
     def emit_batch(
         self,
         requests: Sequence[AnsweredTuple],
-        inputs: Mapping[str, NDArray[Any]],
-        outputs: Mapping[str, NDArray[Any]],
+        parts: Sequence[Tensors],
         *,
         batch_rows: int,
     ) -> None:
         """Keep the records of requests that were answered together, as `emit` does, in one write.
 
-        The tensors hold the rows of all requests, one after another; a request is told as
-        `AnsweredRequest` or as the plain tuple of the same values.
+        The parts, inputs and outputs by name, hold the rows of all requests, one after another; a
+        request is told as `AnsweredRequest` or as the plain tuple of the same values.
         """
         if self._spool.is_full:  # a frame would be made for nothing
             self._spool.drop("spool_full", _rows_of(requests))
             return
         try:
-            made = self._layout.encode_batch(requests, inputs, outputs, batch_rows=batch_rows)
+            made = self._layout.encode_batch(requests, parts, batch_rows=batch_rows)
         except Exception:
             self._spool.drop("malformed", _rows_of(requests))
         else:

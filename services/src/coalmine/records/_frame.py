@@ -25,7 +25,10 @@ from coalmine.records._framing import Frame, framed
 from coalmine.records._schema import record_schema
 from coalmine.records._types import AnsweredRequest, AnsweredTuple, InferenceRecord
 
-__all__ = ["GROUP", "HEAD", "PROTOCOLS", "Layout"]
+__all__ = ["GROUP", "HEAD", "PROTOCOLS", "Layout", "Tensors"]
+
+#: The inputs and the outputs of some rows, by name.
+Tensors = tuple[Mapping[str, NDArray[Any]], Mapping[str, NDArray[Any]]]
 
 GROUP = struct.Struct("<II")  # requests in the frame, and their rows
 HEAD = struct.Struct("<qqqIihBBHHh")
@@ -154,45 +157,45 @@ class Layout:
         top, rows = _top([request], record.batch_rows, answered, status=record.status, error=error)
         tensors = []
         if record.outputs is not None:
-            tensors = self._encode_tensors(record.inputs, record.outputs, rows=rows)
+            tensors = self._encode_tensors([(record.inputs, record.outputs)], rows=rows)
         return framed(top, tensors, rows=rows)
 
     def encode_batch(
         self,
         requests: Sequence[AnsweredTuple],
-        inputs: Mapping[str, NDArray[Any]],
-        outputs: Mapping[str, NDArray[Any]],
+        parts: Sequence[Tensors],
         *,
         batch_rows: int,
     ) -> Frame:
-        """The frame of requests that were answered together; the tensors hold all their rows."""
+        """The frame of requests that were answered together; the parts hold all their rows."""
         top, rows = _top(requests, batch_rows)
-        return framed(top, self._encode_tensors(inputs, outputs, rows=rows), rows=rows)
+        return framed(top, self._encode_tensors(parts, rows=rows), rows=rows)
 
-    def _encode_tensors(
-        self, inputs: Mapping[str, NDArray[Any]], outputs: Mapping[str, NDArray[Any]], *, rows: int
-    ) -> list[Any]:
-        parts: list[Any] = []
+    def _encode_tensors(self, parts: Sequence[Tensors], *, rows: int) -> list[Any]:
+        bulk: list[Any] = []
         for name, output, dtype, width, _ in self.plain:
-            array = outputs[name] if output else inputs[name]
-            if array.dtype is not dtype and array.dtype != dtype:
-                array = array.astype(dtype)
-            if array.size != rows * width:
-                raise ValueError(f"{name}: {array.shape} is not {rows} rows of {width}")
-            parts.append(array.tobytes() if array.nbytes < _SMALL else _bytes_of(array))
+            size = 0
+            for part in parts:
+                array = part[output][name]
+                if array.dtype is not dtype and array.dtype != dtype:
+                    array = array.astype(dtype)
+                if len(parts) > 1 and array.size != len(array) * width:
+                    raise ValueError(f"{name}: {array.shape} is not rows of {width}")
+                size += array.size
+                bulk.append(array.tobytes() if array.nbytes < _SMALL else _bytes_of(array))
+            if size != rows * width:
+                raise ValueError(f"{name}: {size} values are not {rows} rows of {width}")
         if self.texts:
-            parts.append(self._encode_texts(inputs, outputs, rows=rows))
-        return parts
+            bulk.append(self._encode_texts(parts, rows=rows))
+        return bulk
 
-    def _encode_texts(
-        self, inputs: Mapping[str, NDArray[Any]], outputs: Mapping[str, NDArray[Any]], *, rows: int
-    ) -> bytes:
+    def _encode_texts(self, parts: Sequence[Tensors], *, rows: int) -> bytes:
         texts = []
-        for tensor in self.texts:
-            array = (outputs if tensor.output else inputs)[tensor.name]
-            if array.size != rows * tensor.width:
-                raise ValueError(f"{tensor.name}: {array.shape} is not {rows} rows")
-            texts.append([_text(value) for value in array.ravel().tolist()])
+        for name, output, _, width, _ in self.texts:
+            values = [value for part in parts for value in part[output][name].ravel().tolist()]
+            if len(values) != rows * width:
+                raise ValueError(f"{name}: {len(values)} values are not {rows} rows of {width}")
+            texts.append([_text(value) for value in values])
         return json.dumps(texts).encode()
 
 

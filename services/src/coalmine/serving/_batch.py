@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import math
-from collections.abc import Callable, Hashable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Hashable, Iterator, Sequence
+from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 import numpy as np
 
 from coalmine.protocol import Tensors
 
-__all__ = ["Batch", "Computed", "Outcome", "Steps", "Ticket", "Waiter", "run_batch"]
+__all__ = ["Batch", "Computed", "Outcome", "Piece", "Steps", "Ticket", "Waiter", "run_batch"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,21 +47,6 @@ class Computed:
 
     steps: Steps | None = None
     """None without a transformer."""
-
-    @classmethod
-    def joined(cls, parts: Sequence[Computed]) -> Computed:
-        """The rows of all parts, one part's after another's."""
-        if len(parts) == 1:
-            return parts[0]
-        steps = [part.steps for part in parts if part.steps is not None]
-        outputs = _concatenated([part.outputs for part in parts])
-        same = all(part.predictions is part.outputs for part in parts)
-        return cls(
-            _concatenated([part.features for part in parts]),
-            outputs if same else _concatenated([part.predictions for part in parts]),
-            outputs,
-            Steps.joined(steps) if steps else None,
-        )
 
     def rows(self, start: int, stop: int) -> Computed:
         """The share of some rows."""
@@ -133,33 +119,58 @@ class Ticket:
         self.timer: asyncio.TimerHandle | None = None
 
 
+@dataclass(frozen=True, slots=True)
+class Piece:
+    """Tickets whose rows the model was given at once.
+
+    `computed` has their rows, one ticket's after another's.
+    """
+
+    tickets: Sequence[Ticket]
+    computed: Computed
+
+    def shares(self) -> Iterator[tuple[Ticket, Computed]]:
+        """Each ticket, and what was computed for it."""
+        if len(self.tickets) == 1:
+            yield self.tickets[0], self.computed
+            return
+        stop = 0
+        for ticket in self.tickets:
+            start, stop = stop, stop + ticket.rows
+            yield ticket, self.computed.rows(start, stop)
+
+
 @dataclass(slots=True)
 class Batch:
-    """Tickets that were run together. `computed` has their rows, one ticket's after another's."""
+    """Tickets that were run one right after the other, in pieces, and are answered together."""
 
     tickets: Sequence[Ticket]
     rows: int
-    computed: Computed | None = None
+    pieces: Sequence[Piece] = ()
     error: BaseException | None = None
     """Why there is nothing computed; then there is only one ticket."""
 
     started: float = 0.0
     """When it was taken from the queue, on the monotonic clock."""
 
+    steps: Steps | None = field(init=False, default=None)
+    """When its steps began and ended; None without a transformer."""
+
+    def __post_init__(self) -> None:
+        steps = [each.computed.steps for each in self.pieces if each.computed.steps is not None]
+        if steps:
+            self.steps = Steps.joined(steps)
+
     def settle(self) -> None:
         """Tell each caller that still waits its share, or its error."""
         if self.error is not None:
             self.fail(self.error)
             return
-        assert self.computed is not None
-        stop = 0
-        for ticket in self.tickets:
-            start, stop = stop, stop + ticket.rows
-            if not ticket.future.done():
-                alone = len(self.tickets) == 1
-                share = self.computed if alone else self.computed.rows(start, stop)
-                waited = self.started - ticket.since
-                ticket.future.set_result(Outcome(share, waited, self.rows))
+        for piece in self.pieces:
+            for ticket, share in piece.shares():
+                if not ticket.future.done():
+                    waited = self.started - ticket.since
+                    ticket.future.set_result(Outcome(share, waited, self.rows))
 
     def fail(self, error: BaseException) -> None:
         """Tell each caller that still waits this error."""
@@ -167,19 +178,13 @@ class Batch:
             if not ticket.future.done():
                 ticket.future.set_exception(error)
 
-    def share(self, tickets: Sequence[Ticket]) -> Computed:
-        """What was computed for some of the tickets, in their order in the batch."""
-        assert self.computed is not None
+    def computed(self, tickets: Sequence[Ticket]) -> list[Computed]:
+        """What was computed for some of its tickets, told in its order; in parts."""
+        if len(tickets) == len(self.tickets):
+            return [piece.computed for piece in self.pieces]
         wanted = set(map(id, tickets))
-        chosen = np.repeat(
-            [id(ticket) in wanted for ticket in self.tickets],
-            [ticket.rows for ticket in self.tickets],
-        )
-        groups = (self.computed.features, self.computed.predictions, self.computed.outputs)
-        features, predictions, outputs = (
-            {name: array[chosen] for name, array in tensors.items()} for tensors in groups
-        )
-        return Computed(features, predictions, outputs, self.computed.steps)
+        shares = itertools.chain.from_iterable(piece.shares() for piece in self.pieces)
+        return [share for ticket, share in shares if id(ticket) in wanted]
 
 
 def run_batch(
@@ -199,11 +204,9 @@ def run_batch(
             [tickets] if piece_rows is None or rows <= piece_rows else _cut(tickets, piece_rows)
         )
         try:
-            computed = Computed.joined([_run(compute, piece) for piece in pieces])
+            return [Batch(tickets, rows, [_run(compute, piece) for piece in pieces])]
         except BaseException:  # a `sys.exit` in a model must not end the thread that runs it
             pass
-        else:
-            return [Batch(tickets, rows, computed)]
     return [_alone(compute, ticket) for ticket in tickets]
 
 
@@ -220,15 +223,15 @@ def _cut(tickets: Sequence[Ticket], rows: int) -> list[list[Ticket]]:
     return pieces
 
 
-def _run(compute: Callable[[Tensors], Computed], tickets: Sequence[Ticket]) -> Computed:
+def _run(compute: Callable[[Tensors], Computed], tickets: Sequence[Ticket]) -> Piece:
     computed = compute(_join(tickets))
     _check(computed, sum([ticket.rows for ticket in tickets]))
-    return computed
+    return Piece(tickets, computed)
 
 
 def _alone(compute: Callable[[Tensors], Computed], ticket: Ticket) -> Batch:
     try:
-        return Batch([ticket], ticket.rows, compute(ticket.tensors))
+        return Batch([ticket], ticket.rows, [Piece([ticket], compute(ticket.tensors))])
     except BaseException as error:
         return Batch([ticket], ticket.rows, error=error)
 
@@ -236,10 +239,7 @@ def _alone(compute: Callable[[Tensors], Computed], ticket: Ticket) -> Batch:
 def _join(tickets: Sequence[Ticket]) -> Tensors:
     if len(tickets) == 1:
         return tickets[0].tensors
-    return _concatenated([ticket.tensors for ticket in tickets])
-
-
-def _concatenated(parts: Sequence[Tensors]) -> Tensors:
+    parts = [ticket.tensors for ticket in tickets]
     return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
 
 

@@ -8,14 +8,14 @@ from __future__ import annotations
 
 import asyncio
 import math
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import Any, cast
 
 from coalmine.clock import Clock
 from coalmine.protocol import Tensors
 from coalmine.records import CALLER_UNKNOWN, AnsweredTuple, InferenceRecord, RecordEmitter
 from coalmine.records import Protocol as ProtocolName
-from coalmine.serving._batch import Batch, Ticket
+from coalmine.serving._batch import Batch, Piece, Ticket
 from coalmine.serving._errors import ModelFailedError
 from coalmine.serving._metrics import ModelMetrics
 from coalmine.serving._status import http_status, public_message
@@ -74,8 +74,7 @@ def deliver(
     if len(requests) < len(batch.tickets):
         batch.settle()  # somebody who is no edge, and wants the outcome itself
         return
-    computed = batch.computed
-    if computed is None:
+    if batch.error is not None:
         if emitter is not None and isinstance(batch.error, ModelFailedError):
             failed = requests[0]
             record_failure(
@@ -90,7 +89,7 @@ def deliver(
         batch.settle()
         return
     ran = clock.monotonic()
-    answered = _write_answers(requests, computed.outputs)
+    answered = _write_answers(batch.pieces)
     now = clock.monotonic()
     time = clock.time()
     before = time - now
@@ -99,7 +98,7 @@ def deliver(
     if not answered:
         return
     metrics.rows.observe(rows, len(answered))
-    metrics.stepped(computed.steps, running=ran - started, requests=len(answered))
+    metrics.stepped(batch.steps, running=ran - started, requests=len(answered))
     observe, count = metrics.queue.observe, metrics.answered
     records: list[AnsweredTuple] = []
     for request in answered:
@@ -120,11 +119,11 @@ def deliver(
                 )
             )
     if emitter is not None and records:
-        kept = computed if len(answered) == len(requests) else batch.share(answered)
-        emitter.emit_batch(records, kept.features, kept.predictions, batch_rows=rows)
+        parts = [(each.features, each.predictions) for each in batch.computed(answered)]
+        emitter.emit_batch(records, parts, batch_rows=rows)
     # The callers are given the batch: if it held them, each would hold itself, and its tensors,
     # until the collector of cycles came by.
-    batch.tickets = ()
+    batch.tickets = batch.pieces = ()
     for request in answered:
         request.future.set_result(batch)
 
@@ -156,20 +155,22 @@ def record_failure(
     )
 
 
-def _write_answers(requests: list[Request], outputs: Tensors) -> list[Request]:
+def _write_answers(pieces: Sequence[Piece]) -> list[Request]:
     """The requests whose answer could be written; nobody waits for the others any more."""
     answered = []
-    alone = len(requests) == 1
-    stop = 0
-    for request in requests:
-        start, stop = stop, stop + request.rows
-        if request.future.done():
-            continue
-        share = outputs if alone else {name: a[start:stop] for name, a in outputs.items()}
-        try:
-            request.reply = request.encode(share)
-        except Exception as error:
-            request.future.set_exception(error)
-        else:
-            answered.append(request)
+    for piece in pieces:
+        requests, outputs = cast(Sequence[Request], piece.tickets), piece.computed.outputs
+        alone = len(requests) == 1
+        stop = 0
+        for request in requests:
+            start, stop = stop, stop + request.rows
+            if request.future.done():
+                continue
+            share = outputs if alone else {name: a[start:stop] for name, a in outputs.items()}
+            try:
+                request.reply = request.encode(share)
+            except Exception as error:
+                request.future.set_exception(error)
+            else:
+                answered.append(request)
     return answered

@@ -144,7 +144,7 @@ class RequestSpan:
         self._tracer.start_span("queue", below, start_time=self._submitted).end(taken)
         rows = {"coalmine.batch.rows": batch.rows}
         compute = self._tracer.start_span("compute", below, attributes=rows, start_time=taken)
-        if batch.computed is not None and (steps := batch.computed.steps) is not None:
+        if (steps := batch.steps) is not None:
             below = set_span_in_context(compute)
             times = [
                 min(end, taken + int((at - batch.started) * 1e9))
