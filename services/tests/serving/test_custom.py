@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -132,7 +133,7 @@ async def test_a_model_that_cannot_be_batched_is_asked_request_by_request() -> N
 
     servable = serve(predictor(compute, batchable=False))
     seen.clear()
-    call = SimpleNamespace(tensors=X, rows=3)
+    call = SimpleNamespace(tensors=X, rows=3, timeout=math.inf)
     outcome = await servable.infer(call)  # type: ignore[arg-type]
     assert outcome.computed.outputs["y"].shape == (1,)
     assert seen == [3]
@@ -164,7 +165,7 @@ async def test_requests_are_joined_where_that_is_cheaper_than_one_after_the_othe
     servable = Servable.of(open_predictor(predictor(compute), options), options, clock=clock)
     assert servable.batch_rows == 4096, "what a client may send is another matter"
     seen.clear()
-    call: Any = SimpleNamespace(tensors={"x": X["x"][:1]}, rows=1)
+    call: Any = SimpleNamespace(tensors={"x": X["x"][:1]}, rows=1, timeout=math.inf)
     outcomes = await asyncio.gather(*(servable.infer(call) for _ in range(4)))
     assert all(outcome.computed.outputs["y"].tolist() == [3] for outcome in outcomes)
     assert seen == calls
