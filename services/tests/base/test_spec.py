@@ -81,6 +81,11 @@ def test_every_mistake_is_told_with_line_key_found_and_allowed(tmp_path: Path) -
         ("- a\n", "a service file is a mapping"),
         ("name: m\n", "model: is required"),
         ("name: [\n", "not YAML"),
+        (MINIMAL + "name: n\n", "coalmine.yaml:3: name: is there twice, first in line 1"),
+        (
+            MINIMAL + "rollout: {steps: [{weight: 5, weight: 50}]}\n",
+            "rollout.steps.0.weight: is there twice, first in line 3",
+        ),
         (MINIMAL + "rollout: {steps: [{weight: 50}, {weight: 10}]}\n", "weights must rise"),
         (
             MINIMAL + "rollout: {baseline: true, steps: [{weight: 50}, {weight: 60}]}\n",

@@ -210,3 +210,12 @@ def test_a_control_process_that_restarts_is_named(coalmine: Any, tmp_path: Path)
     assert "rollout does not answer" in done.err
     assert "coalmine rollout abort --direct" in abort.err
     assert "--direct" not in done.err
+
+
+def test_a_demo_whose_report_cannot_be_written_does_not_begin(
+    coalmine: Any, tmp_path: Path
+) -> None:
+    (tmp_path / "notes").write_text("a file")
+    done = coalmine("demo", "--report", "notes/report")
+    assert (done.code, done.err) == (1, "coalmine: notes/report: Not a directory\n")
+    assert done.out == ""

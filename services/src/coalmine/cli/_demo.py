@@ -53,6 +53,7 @@ def demo(
     """
     from coalmine.demo import DemoOptions, Scenario, run_demo
 
+    report.mkdir(parents=True, exist_ok=True)  # what cannot be written is said now, not at the end
     options = DemoOptions(
         scenario=Scenario(scenario.value),
         seed=seed,

@@ -6,6 +6,7 @@ ServiceFileError          the file cannot be used; `problems` lists every mistak
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -59,6 +60,9 @@ def load_service(path: Path) -> ServiceSpec:
     if not isinstance(content, dict):
         message = "a service file is a mapping with at least `name` and `model`"
         raise ServiceFileError(path, (Problem(1, "", message, type(content).__name__),))
+    twice = tuple(_given_twice(root, (), set()))
+    if twice:
+        raise ServiceFileError(path, twice)
     try:
         return ServiceSpec.model_validate(content)
     except ValidationError as error:
@@ -92,6 +96,28 @@ def _problem(root: yaml.Node | None, detail: Any) -> Problem:
     )
     found = repr(detail["input"])[:_MAX_FOUND] if show else None
     return Problem(_line_of(root, location), key, message, found)
+
+
+def _given_twice(
+    node: yaml.Node | None, location: tuple[str, ...], seen: set[int]
+) -> Iterator[Problem]:
+    """Keys that a mapping has twice, of which YAML's loader takes the last without a word."""
+    if node is None or id(node) in seen:  # an alias, of itself perhaps
+        return
+    seen.add(id(node))
+    if isinstance(node, yaml.MappingNode):
+        lines: dict[str, int] = {}
+        for key, value in node.value:
+            name, line = str(key.value), key.start_mark.line + 1
+            here = (*location, name)
+            if name in lines and name != "<<":
+                message = f"is there twice, first in line {lines[name]}"
+                yield Problem(line, ".".join(here), message, None)
+            lines.setdefault(name, line)
+            yield from _given_twice(value, here, seen)
+    elif isinstance(node, yaml.SequenceNode):
+        for number, item in enumerate(node.value):
+            yield from _given_twice(item, (*location, str(number)), seen)
 
 
 def _line_of(node: yaml.Node | None, location: tuple[str | int, ...]) -> int | None:
