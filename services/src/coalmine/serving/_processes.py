@@ -15,7 +15,7 @@ import os
 import signal
 import socket
 import sys
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import replace
 
 from coalmine.clock import SYSTEM_CLOCK
@@ -117,12 +117,16 @@ class _Supervisor:
         failures = 0
         while True:
             since = SYSTEM_CLOCK.monotonic()
-            status = await self._live(member, started)
+            try:
+                status = await self._live(member, started)
+                how = _how(status)
+            except OSError as error:  # of the system, which may have what it takes later
+                status, how = -signal.SIGKILL, f"it cannot be started: {error}"
             if self._stopping.is_set():
                 return
             if not started.is_set() and (status >= 0 or member is self._members[0]):
                 if status < 0:  # else it has said why
-                    _log.error("process %d ended before it served (%s)", member.index, _how(status))
+                    _log.error("process %d ended before it served (%s)", member.index, how)
                 return
             failures = 0 if SYSTEM_CLOCK.monotonic() - since > _HEALTHY else failures + 1
             delay = 0.0 if failures == 0 else min(_LAST_DELAY, _FIRST_DELAY * 2 ** (failures - 1))
@@ -130,7 +134,7 @@ class _Supervisor:
             _log.error(
                 "process %d ended (%s); starting it again in %g s",
                 member.index,
-                _how(status),
+                how,
                 delay,
             )
             await asyncio.sleep(delay)
@@ -149,18 +153,29 @@ class _Supervisor:
             LINK_VARIABLE: f"{member.index}:{theirs.fileno()}",
             PARENT_VARIABLE: str(os.getpid()),
         }
-        with theirs:
-            process = await asyncio.create_subprocess_exec(
-                *(sys.executable, "-m", "coalmine.serving._child"),
-                env=environment,
-                pass_fds=[theirs.fileno()],
-                stdin=asyncio.subprocess.DEVNULL,
-                start_new_session=True,  # Ctrl-C is for the supervisor, which drains
-            )
+        try:
+            with theirs:
+                process = await asyncio.create_subprocess_exec(
+                    *(sys.executable, "-m", "coalmine.serving._child"),
+                    env=environment,
+                    pass_fds=[theirs.fileno()],
+                    stdin=asyncio.subprocess.DEVNULL,
+                    start_new_session=True,  # Ctrl-C is for the supervisor, which drains
+                )
+        except OSError:
+            ours.close()
+            raise
         self._processes[member.index] = process
 
         async def handle(op: str, args: dict[str, object]) -> object:
-            answer = await self._hub.handle(member, op, args)
+            try:
+                answer = await self._hub.handle(member, op, args)
+            except Exception as error:
+                if op == "join":  # it would go on with what the others do not serve
+                    _log.error("process %d cannot join the others: %s", member.index, error)
+                    with suppress(ProcessLookupError):
+                        process.kill()
+                raise
             if op == "join":
                 started.set()
             return answer
