@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import subprocess
 import sys
 import threading
@@ -181,7 +182,9 @@ async def test_a_grpc_predictor_that_dies_with_a_request_may_have_begun_it() -> 
         server.close()
         await server.wait_closed()
         with pytest.raises(PredictorUnavailableError, match="cannot be reached"):
-            await client.describe()
+            for _ in range(50):  # the dead connection may be used once more before gRPC knows
+                with contextlib.suppress(PredictorAnswerError):
+                    await client.describe()
     finally:
         await client.close()
         server.close()
