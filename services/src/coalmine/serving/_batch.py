@@ -7,7 +7,7 @@ import itertools
 import math
 from collections.abc import Callable, Hashable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
@@ -119,8 +119,7 @@ class Ticket:
         self.timer: asyncio.TimerHandle | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Piece:
+class Piece(NamedTuple):
     """Tickets whose rows the model was given at once.
 
     `computed` has their rows, one ticket's after another's.
@@ -157,9 +156,9 @@ class Batch:
     """When its steps began and ended; None without a transformer."""
 
     def __post_init__(self) -> None:
-        steps = [each.computed.steps for each in self.pieces if each.computed.steps is not None]
-        if steps:
-            self.steps = Steps.joined(steps)
+        if self.pieces and self.pieces[0].computed.steps is not None:
+            steps = [piece.computed.steps for piece in self.pieces]
+            self.steps = Steps.joined([step for step in steps if step is not None])
 
     def settle(self) -> None:
         """Tell each caller that still waits its share, or its error."""

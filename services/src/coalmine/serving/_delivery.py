@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import math
 from collections.abc import Callable, Sequence
-from typing import Any, cast
+from typing import Any
 
 from coalmine.clock import Clock
 from coalmine.protocol import Tensors
@@ -157,12 +157,13 @@ def record_failure(
 
 def _write_answers(pieces: Sequence[Piece]) -> list[Request]:
     """The requests whose answer could be written; nobody waits for the others any more."""
-    answered = []
-    for piece in pieces:
-        requests, outputs = cast(Sequence[Request], piece.tickets), piece.computed.outputs
-        alone = len(requests) == 1
+    answered: list[Request] = []
+    for tickets, computed in pieces:
+        outputs = computed.outputs
+        alone = len(tickets) == 1
         stop = 0
-        for request in requests:
+        request: Any  # a `Request`, as the caller has seen
+        for request in tickets:
             start, stop = stop, stop + request.rows
             if request.future.done():
                 continue
