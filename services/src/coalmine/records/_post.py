@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import http.client
 import socket
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import NamedTuple
 from urllib.parse import urlsplit
 
-__all__ = ["Answer", "Bytes", "Poster"]
+__all__ = ["Answer", "Poster"]
 
-Bytes = bytes | memoryview
+Rest = Callable[[], Iterable[memoryview]]
 
 
 class Answer(NamedTuple):
@@ -35,16 +35,19 @@ class Poster:
         )
         self._connection = kind(parts.hostname, parts.port, timeout=timeout)
 
-    def post(self, head: bytes, rest: Bytes, *, headers: Mapping[str, str]) -> Answer:
-        """Send a body in two parts; OSError or HTTPException if no whole answer came."""
+    def post(self, head: bytes, rest: Rest, *, size: int, headers: Mapping[str, str]) -> Answer:
+        """Send a body of `size` bytes: `head`, then the pieces that `rest` gives each time anew.
+
+        OSError or HTTPException if no whole answer came.
+        """
         was_open = self._connection.sock is not None
         try:
-            return self._post(head, rest, headers=headers)
+            return self._post(head, rest, size=size, headers=headers)
         except (ConnectionError, http.client.RemoteDisconnected):
             # A server closes what has been idle for some seconds: no reason to worry anybody.
             if not was_open or self._aborted:
                 raise
-        return self._post(head, rest, headers=headers)
+        return self._post(head, rest, size=size, headers=headers)
 
     def abort(self) -> None:
         """From another thread: make a `post` that waits for an answer fail at once."""
@@ -60,15 +63,16 @@ class Poster:
         """Close the connection."""
         self._connection.close()
 
-    def _post(self, head: bytes, rest: Bytes, *, headers: Mapping[str, str]) -> Answer:
+    def _post(self, head: bytes, rest: Rest, *, size: int, headers: Mapping[str, str]) -> Answer:
         connection = self._connection
         try:
             connection.putrequest("POST", self._path)
             for name, value in headers.items():
                 connection.putheader(name, value)
-            connection.putheader("content-length", str(len(head) + len(rest)))
+            connection.putheader("content-length", str(size))
             connection.endheaders(head)
-            connection.send(rest)
+            for piece in rest():
+                connection.send(piece)
             response = connection.getresponse()
             response.read()
         except BaseException:

@@ -6,7 +6,7 @@ import contextlib
 import mmap
 import os
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -15,7 +15,17 @@ from coalmine.records._errors import SchemaError
 from coalmine.records._frame import Layout
 from coalmine.records._framing import PREFIX, first_payload, scan
 
-__all__ = ["SPARE", "SUFFIX", "Chunk", "Mark", "Segment", "begun", "last_seq", "recover"]
+__all__ = [
+    "SPARE",
+    "SUFFIX",
+    "Chunk",
+    "Mark",
+    "Segment",
+    "begun",
+    "last_seq",
+    "recover",
+    "rewritten",
+]
 
 SUFFIX = ".frames"
 #: Of a segment that was shipped, to be written over.
@@ -51,14 +61,28 @@ class Chunk(NamedTuple):
         """How many rows they hold."""
         return self.last - self.first + 1
 
-    def frames(self) -> bytes | memoryview:
-        """The frames, without a copy as long as the segment is mapped."""
+    def pieces(self, buffer: bytearray) -> Iterator[memoryview]:
+        """The frames: where they are written, or else from their file by way of a buffer."""
+        at, end = self.start, self.start + self.size
         memory = self.segment.map
         if memory is not None:
-            return memoryview(memory)[self.start : self.start + self.size]
+            yield memoryview(memory)[at:end]
+            return
+        view = memoryview(buffer)
+        with self.segment.path.open("rb", buffering=0) as file:
+            file.seek(at)
+            while at < end:
+                read = file.readinto(view[: end - at])
+                if not read:
+                    raise OSError(f"{self.segment.path} is shorter than it was")
+                yield view[:read]
+                at += read
+
+    def body(self) -> bytes:
+        """The header and the frames."""
         with self.segment.path.open("rb") as file:
             file.seek(self.start)
-            return file.read(self.size)
+            return self.header + file.read(self.size)
 
 
 class Mark(NamedTuple):
@@ -82,8 +106,11 @@ class Segment:
     """Bytes of the file."""
 
     map: mmap.mmap | None = None
-    """The file as memory, where it is written and shipped. What another process left has none, nor
-    what has waited long: it is read as a file, for that need not have all its pages in memory."""
+    """The file as memory, where it is written and shipped, if it is one of those at hand. Others
+    are written and read as files: to touch pages for the first time takes longer than that."""
+
+    fd: int = -1
+    """Of the file, as long as it is written to without a map."""
 
     header: bytes = b""
     marks: deque[Mark] = field(default_factory=deque)
@@ -99,17 +126,30 @@ class Segment:
         self.marks.append(Mark(self.size, self.first))
 
     def write(self, parts: Sequence[Any], size: int) -> None:
-        """Put pieces of together `size` bytes at the end, where there must be room for them."""
+        """Put pieces of together `size` bytes at the end, where there must be room for them.
+
+        OSError if they could not be written; then the next ones go to their place.
+        """
         memory, at = self.map, self.size
-        assert memory is not None, "the segment is not written to"
-        for part in parts:
-            end = at + len(part)
-            memory[at:end] = part
-            at = end
+        if memory is None:
+            if os.pwritev(self.fd, parts, at) != size:
+                raise OSError("short write")
+        else:
+            for part in parts:
+                end = at + len(part)
+                memory[at:end] = part
+                at = end
         self.size += size
 
+    def finish(self) -> None:
+        """Nothing more is written."""
+        if self.fd >= 0:
+            os.close(self.fd)
+            self.fd = -1
+
     def release(self) -> None:
-        """Nothing more is written, and who reads it need not do so at once."""
+        """Not at hand any more; nothing more is written."""
+        self.finish()
         self.map = None  # unmapped with the last view of it
 
     def close(self) -> None:
@@ -154,16 +194,12 @@ class Segment:
             self.marks.append(place)
 
 
-def begun(path: Path, first: int, size: int, *, spare: Segment | None = None) -> Segment:
+def begun(path: Path, first: int, size: int, *, mapped: bool) -> Segment:
     """A segment in a new file, or in one that has been written to before.
 
     The disk has space for all of it from the start: what is kept in it later cannot fail for want
     of that, which to mapped memory would be the end of the process. OSError if it has not.
     """
-    if spare is not None:
-        spare.path.rename(path)
-        if spare.map is not None:
-            return Segment(path, first, 0, size, spare.map)
     fd = os.open(path, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o644)
     try:
         if os.fstat(fd).st_size < size:
@@ -171,9 +207,23 @@ def begun(path: Path, first: int, size: int, *, spare: Segment | None = None) ->
                 os.posix_fallocate(fd, 0, size)
             elif os.pwrite(fd, bytes(size), 0) != size:  # macOS has no such call
                 raise OSError("short write")
-        return Segment(path, first, 0, size, mmap.mmap(fd, size))
-    finally:
+        segment = Segment(path, first, 0, size, mmap.mmap(fd, size) if mapped else None)
+    except BaseException:
         os.close(fd)
+        raise
+    if mapped:
+        os.close(fd)
+    else:
+        segment.fd = fd
+    return segment
+
+
+def rewritten(spare: Segment, path: Path, first: int, *, mapped: bool) -> Segment:
+    """A segment in the file of a spare one, and in its map if it has one. OSError if it is gone."""
+    spare.path.rename(path)
+    if spare.map is None:
+        return begun(path, first, spare.room, mapped=mapped)
+    return Segment(path, first, 0, spare.room, spare.map)
 
 
 def recover(directory: Path, acknowledged: int) -> tuple[deque[Segment], int]:

@@ -23,6 +23,8 @@ __all__ = ["Delivery", "Sink", "open_sink"]
 #: What SQLite says of a file that somebody else writes to just now.
 _PASSING = ("SQLITE_BUSY", "SQLITE_LOCKED")
 _TIMEOUT = 10.0
+#: Bytes that are read of a file at once: few enough to be in the core's cache when they are sent.
+_BUFFER = 512 * 1024
 #: Answers that say the batch itself is wrong: sending it again cannot help.
 _REJECTIONS = (400, 413, 422)
 
@@ -73,6 +75,7 @@ def open_sink(url: str) -> Sink:
 class _Collector:
     def __init__(self, url: str) -> None:
         self._poster = Poster(f"{url.rstrip('/')}/v1/records", timeout=_TIMEOUT)
+        self._buffer = bytearray(_BUFFER)
 
     def deliver(self, chunk: Chunk, *, batch_id: BatchId, dropped: int) -> Delivery:
         headers = {
@@ -81,7 +84,12 @@ class _Collector:
             "x-coalmine-dropped": str(dropped),
         }
         try:
-            answer = self._poster.post(chunk.header, chunk.frames(), headers=headers)
+            answer = self._poster.post(
+                chunk.header,
+                lambda: chunk.pieces(self._buffer),
+                size=len(chunk.header) + chunk.size,
+                headers=headers,
+            )
         except (OSError, http.client.HTTPException):
             return Delivery(why="no connection to the collector")
         return Delivery(
@@ -116,7 +124,7 @@ class _Log:
         try:
             if self._log is None:
                 self._log = open_log(self._url)
-            batch = parse_frames(b"".join((chunk.header, chunk.frames())), rows=chunk.rows)
+            batch = parse_frames(chunk.body(), rows=chunk.rows)
             self._log.append(batch, batch_id=batch_id, dropped=dropped)
         except MalformedBatchError as error:
             return Delivery(rejected=True, why=str(error))

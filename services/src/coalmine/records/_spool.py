@@ -30,6 +30,7 @@ from coalmine.records._segment import (
     begun,
     last_seq,
     recover,
+    rewritten,
 )
 from coalmine.records._spool_state import (
     BEFORE,
@@ -176,6 +177,7 @@ class Spool:
         segment, self._active = self._active, None
         if segment is None:
             return
+        segment.finish()
         if self._bytes > _AT_HAND:
             segment.release()
         if segment.first == self._next_seq:  # no row: the new one will have its name
@@ -193,13 +195,16 @@ class Spool:
         if self._bytes + size > self._max_bytes:
             return None
         path = self._directory / f"{self._next_seq:020d}{SUFFIX}"
-        spare = self._spares.pop() if self._spares and size == self._segment_bytes else None
+        mapped = self._bytes <= _AT_HAND
         try:
             try:
-                segment = begun(path, self._next_seq, size, spare=spare)
+                if self._spares and size == self._segment_bytes:
+                    segment = rewritten(self._spares.pop(), path, self._next_seq, mapped=mapped)
+                else:
+                    segment = begun(path, self._next_seq, size, mapped=mapped)
             except OSError:  # what is left of the disk may do for this frame
                 path.unlink(missing_ok=True)
-                segment = begun(path, self._next_seq, needed)
+                segment = begun(path, self._next_seq, needed, mapped=mapped)
         except OSError:
             path.unlink(missing_ok=True)
             raise
