@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from coalmine.modeldir import ModelCard
 from coalmine.records import _spool
+from coalmine.records._segment import Chunk, begun
 
 from .emitting import NOWHERE, MakeRecord, ReadIds, emitter_of, keys, started, until
 
@@ -65,6 +68,23 @@ async def test_an_idle_spool_holds_no_more_than_it_writes_to(
         await until(lambda: mapped(spool) == [".frames"])
         emitter.emit(make_record("after", rows=40))  # into a spare one
     assert read_ids(collector.log) == keys([*names, "after"], 40)
+
+
+@pytest.mark.parametrize("mapped", [True, False])
+def test_a_chunk_comes_in_pieces_of_its_own_segment(tmp_path: Path, mapped: bool) -> None:
+    segment = begun(tmp_path / "a.frames", 1, 100_000, mapped=mapped)
+    segment.begin(b"head")
+    sent = np.random.default_rng(1).bytes(90_000)
+    segment.write([sent[:10], sent[10:]], len(sent))
+    chunk = Chunk(segment, 4 + 1000, 80_000, 1, 1, is_newest=True)
+    pieces = [bytes(piece) for piece in chunk.pieces(bytearray(7000))]
+    assert b"".join(pieces) == sent[1000:81_000]
+    assert len(pieces) == (1 if mapped else 12)
+    assert chunk.body() == b"head" + sent[1000:81_000]
+    segment.release()
+    os.truncate(segment.path, 50_000)
+    with pytest.raises(OSError, match="shorter than it was"):
+        list(chunk.pieces(bytearray(7000)))
 
 
 async def test_a_closed_spool_is_not_mapped(
