@@ -76,6 +76,17 @@ def cut(tensors: Mapping[str, Any], start: int, stop: int) -> dict[str, Any]:
     return {name: array[start:stop] for name, array in tensors.items()}
 
 
+def test_parts_whose_rows_differ_make_no_frame(card: ModelCard, make_record: MakeRecord) -> None:
+    whole = make_record("all", rows=4)
+    assert whole.outputs is not None
+    parts = [(cut(whole.inputs, a, b), cut(whole.outputs, a, b)) for a, b in ((0, 1), (1, 4))]
+    for (inputs, _), shape in zip(parts, ((1, 48), (3, 16)), strict=True):
+        inputs["features"] = np.ones(shape, np.float32)
+    layout = Layout.of(card, model_version="3", arm="a", pod="p")
+    with pytest.raises(ValueError, match="is not rows of 24"):
+        layout.encode_batch([AnsweredRequest("a", 1.0, "v2", 1, 4)], parts, batch_rows=4)
+
+
 @pytest.mark.parametrize("cuts", [(), (1,), (4,), (1, 4)])
 def test_each_request_of_a_batch_gets_its_own_rows_id_and_times(
     card: ModelCard, make_record: MakeRecord, cuts: tuple[int, ...]

@@ -244,6 +244,16 @@ def test_a_request_without_a_host_is_refused_in_words(wire: Wire, method: str) -
     assert "names its host once" in json.loads(body)["error"]
 
 
+def test_many_requests_in_a_row_are_no_large_head(wire: Wire) -> None:
+    """Nor is the head that follows them, as far as it has come."""
+    asked = b"GET /v2/models/toy HTTP/1.1\r\nhost: x\r\nx-long: " + b"a" * 2000 + b"\r\n\r\n"
+    for _ in range(3):
+        wire.socket.sendall(asked * 40 + asked[:1000])
+        assert [wire.answer()[0] for _ in range(40)] == [200] * 40
+        wire.socket.sendall(asked[1000:])
+        assert wire.answer()[0] == 200
+
+
 def test_http_1_0_has_no_host(wire: Wire) -> None:
     wire.socket.sendall((PREDICT % (0, b"", len(ROW), ROW)).replace(b"host: x\r\n", b""))
     assert wire.answer()[0] == 200

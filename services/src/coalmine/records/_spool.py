@@ -178,8 +178,6 @@ class Spool:
         if segment is None:
             return
         segment.finish()
-        if self._bytes > _AT_HAND:
-            segment.release()
         if segment.first == self._next_seq:  # no row: the new one will have its name
             self._segments.remove(segment)
             self._bytes -= segment.room
