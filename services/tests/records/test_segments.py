@@ -12,7 +12,7 @@ import pytest
 
 from coalmine.modeldir import ModelCard
 from coalmine.records import _spool
-from coalmine.records._segment import Chunk, begun
+from coalmine.records._segment import Chunk, Segment, begun
 
 from .emitting import NOWHERE, MakeRecord, ReadIds, emitter_of, keys, started, until
 
@@ -85,6 +85,29 @@ def test_a_chunk_comes_in_pieces_of_its_own_segment(tmp_path: Path, mapped: bool
     os.truncate(segment.path, 50_000)
     with pytest.raises(OSError, match="shorter than it was"):
         list(chunk.pieces(bytearray(7000)))
+
+
+async def test_a_segment_that_cannot_be_begun_leaves_nothing_behind(
+    tmp_path: Path, card: ModelCard, make_record: MakeRecord, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(_spool, "_AT_HAND", -1)  # nothing is mapped: each has its file open
+    write = Segment.write
+
+    def failing(self: Segment, parts: Any, size: int) -> None:
+        raise OSError("the disk is sick")
+
+    emitter = emitter_of(tmp_path / "spool", NOWHERE, card)
+    monkeypatch.setattr(Segment, "write", failing)
+    before = len(os.listdir("/proc/self/fd"))
+    for number in range(5):
+        emitter.emit(make_record(f"r{number}", rows=2))
+    assert emitter.stats().dropped["write_error"] == 10
+    assert len(os.listdir("/proc/self/fd")) == before
+    assert not list((tmp_path / "spool").glob("*.frames"))
+    monkeypatch.setattr(Segment, "write", write)
+    emitter.emit(make_record("good", rows=2))
+    assert emitter.stats().pending_rows == 2
+    await emitter.close(0.0)
 
 
 async def test_a_closed_spool_is_not_mapped(

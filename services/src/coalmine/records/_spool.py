@@ -203,10 +203,14 @@ class Spool:
             except OSError:  # what is left of the disk may do for this frame
                 path.unlink(missing_ok=True)
                 segment = begun(path, self._next_seq, needed, mapped=mapped)
+            try:
+                segment.begin(self._header.tobytes(segment.first))
+            except OSError:
+                segment.release()
+                raise
         except OSError:
             path.unlink(missing_ok=True)
             raise
-        segment.begin(self._header.tobytes(segment.first))
         self._active = segment
         self._segments.append(segment)
         self._bytes += segment.room
