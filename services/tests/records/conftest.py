@@ -6,17 +6,18 @@ import asyncio
 import contextlib
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import httpx
 import numpy as np
 import pyarrow as pa
 import pytest
 import uvicorn
 
 from coalmine.clock import ManualClock
-from coalmine.modeldir import Column, ModelCard, Tensor
+from coalmine.modeldir import Column, ModelCard, Tensor, write_card
 from coalmine.records import (
     BatchId,
     InferenceRecord,
@@ -25,6 +26,8 @@ from coalmine.records import (
     open_log,
     record_batch,
 )
+
+from .calls import collecting
 
 CLASSES = ("normal", "internal_short", "cooling_failure")
 
@@ -237,3 +240,19 @@ def read_ids() -> Callable[[RecordLog], list[tuple[str, int]]]:
         ]
 
     return read
+
+
+@pytest.fixture
+def models(tmp_path: Path, card: ModelCard) -> Path:
+    for version in ("9", "10"):
+        (tmp_path / "models" / version).mkdir(parents=True)
+        write_card(tmp_path / "models" / version, card)
+    return tmp_path / "models"
+
+
+@pytest.fixture
+async def client(
+    log: RecordLog, clock: ManualClock, models: Path
+) -> AsyncIterator[httpx.AsyncClient]:
+    async with collecting(log, clock, models=models) as opened:
+        yield opened

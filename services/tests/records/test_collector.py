@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
@@ -27,23 +26,14 @@ from coalmine.records import _collector as collector_module
 from coalmine.records._frame import Layout
 from coalmine.records._framing import framed
 
+from .calls import collecting
+
 MakeBatch = Callable[..., pa.RecordBatch]
-
-
-@asynccontextmanager
-async def _client(log: Any, clock: ManualClock, **more: Any) -> AsyncIterator[httpx.AsyncClient]:
-    app = create_collector(log, clock=clock, **more)
-    transport = httpx.ASGITransport(app)
-    async with (
-        app.router.lifespan_context(app),
-        httpx.AsyncClient(transport=transport, base_url="http://collector") as client,
-    ):
-        yield client
 
 
 @pytest.fixture
 async def client(log: RecordLog, clock: ManualClock) -> AsyncIterator[httpx.AsyncClient]:
-    async with _client(log, clock) as opened:
+    async with collecting(log, clock) as opened:
         yield opened
 
 
@@ -244,7 +234,7 @@ async def test_a_log_that_is_behind_asks_to_wait(
     body = _stream(make_batch(["a"]))
     monkeypatch.setattr(collector_module, "_MAX_WAITING", 2 * len(body))
     stuck = _Stuck(log)
-    async with _client(stuck, clock) as client:
+    async with collecting(stuck, clock) as client:
         waiting = [asyncio.create_task(_post(client, body, f"e{n}:1-1")) for n in range(2)]
         await asyncio.sleep(0.1)
         refused = await _post(client, body, "e2:1-1")
@@ -261,7 +251,7 @@ async def test_a_client_that_leaves_does_not_disturb_others(
     body = _stream(make_batch(["a"]))
     monkeypatch.setattr(collector_module, "_MAX_WAITING", 2 * len(body))
     stuck = _Stuck(log)
-    async with _client(stuck, clock) as client:
+    async with collecting(stuck, clock) as client:
         tasks = [asyncio.create_task(_post(client, body, f"e{n}:1-1")) for n in range(2)]
         await asyncio.sleep(0.1)
         tasks[0].cancel()
@@ -307,7 +297,7 @@ async def test_a_full_disk_is_503_and_nothing_is_half_stored(
     log: Any = open_log(f"sqlite:///{tmp_path / 'small.db'}")
     pages = log._writer.execute("PRAGMA page_count").fetchone()[0]
     log._writer.execute(f"PRAGMA max_page_count = {pages}")  # SQLite's own way to a full disk
-    async with _client(log, clock) as client:
+    async with collecting(log, clock) as client:
         body = _stream(make_batch([f"r{i}" for i in range(2000)]))
         answer = await _post(client, body, "e:1-2000")
         assert (answer.status_code, answer.headers["retry-after"]) == (503, "1")
@@ -352,7 +342,7 @@ async def test_retention_runs_beside_the_app(
 ) -> None:
     append(make_batch(["a"]))
     retention = Retention(max_bytes=0, archive=tmp_path / "archive", interval=0.01)
-    async with _client(log, clock, retention=retention):
+    async with collecting(log, clock, retention=retention):
         for _ in range(500):
             if log.stats().rows == 0:
                 break
